@@ -1,0 +1,28 @@
+//! The one place for limits; each with its reason.
+
+/// Flows that the kernel remembers. With key, value and the kernel's own overhead about 200 bytes each: 13 MiB.
+pub const FLOWS: u32 = 65_536;
+
+/// Slots that remember a handshake between SYN and first payload; a power of two. 16 bytes each: 1 MiB.
+pub const HANDSHAKES: u32 = 65_536;
+
+/// Prefixes in each of the two source tables (IPv4, IPv6).
+pub const PREFIXES: u32 = 32_768;
+
+/// Bytes of the ring buffer: a power of two and a multiple of the page size.
+/// Holds about 4,000 hellos of 1.5 kB that come before user space wakes up.
+pub const RING_BYTES: u32 = 8 << 20;
+
+/// Payload bytes in one record at the most; a larger segment (GRO, loopback) gives several records.
+/// Per-CPU scratch space may not exceed 32 KiB (the kernel's PCPU_MIN_UNIT_SIZE).
+pub const RECORD_PAYLOAD: usize = 16_384;
+
+/// Client bytes handed over from a flow that does not begin like HTTP: a hello with its certificates fits several times.
+pub const CLIENT_BUDGET: u32 = 65_536;
+
+/// Server bytes handed over after what the client has acknowledged with its last payload: the reply's head and the
+/// beginning of its body, or the server's flight of a TLS handshake with its certificate chain.
+pub const SERVER_WINDOW: u32 = 16_384;
+
+/// IPv6 extension headers that are followed.
+pub const EXTENSION_HEADERS: usize = 8;

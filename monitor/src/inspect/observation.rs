@@ -1,0 +1,196 @@
+//! The type that inspect makes: what one connection was seen to say.
+
+use monitor_common::closed_set;
+
+/// What one connection was seen to say; grows while its chunks come. Absent knowledge is `None` or `unknown`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Observation {
+    /// Chosen once from the first bytes.
+    pub protocol: Protocol,
+    /// Filled when `protocol` is TLS, also when a TLS client was answered in the clear.
+    pub tls: Option<TlsObservation>,
+    /// Requests in the clear in the order in which the client sent them, at most [`Observation::REQUESTS`].
+    pub requests: Vec<Request>,
+    /// Requests that came after the cap; they are still counted and still reported through [`Observation::take_overflow`].
+    pub requests_omitted: u64,
+    /// The replies' content says that this is the Kubernetes API.
+    pub kubernetes: bool,
+    /// Why this connection (or what follows in it) could not be read, the first reason that was met.
+    pub unclassified: Option<Unclassified>,
+}
+
+impl Observation {
+    /// Requests listed for one connection at the most.
+    pub const REQUESTS: usize = 1_000;
+}
+
+closed_set! {
+    /// What is spoken.
+    #[derive(Default)]
+    Protocol {
+        /// No payload was seen.
+        #[default]
+        None = "none",
+        /// TLS (or SSL 3.0) by its record layer.
+        Tls = "tls",
+        /// HTTP/1.0 or 1.1 in the clear.
+        Http1 = "http1",
+        /// HTTP/2 in the clear, by prior knowledge.
+        Http2 = "http2",
+        /// Anything else.
+        Other = "other",
+    }
+}
+
+/// What a TLS connection shows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TlsObservation {
+    /// Negotiated version of the ServerHello (its supported_versions extension first); `None` without a ServerHello.
+    pub version: Option<TlsVersion>,
+    /// Host name of the server_name extension.
+    pub sni: Option<String>,
+    /// Protocols of the client's ALPN extension, in its order.
+    pub alpn_offered: Vec<String>,
+    /// The server's choice, where it is in the clear (up to TLS 1.2).
+    pub alpn: Option<String>,
+    /// Whether the session was resumed; `None` when that cannot be told.
+    pub resumed: Option<bool>,
+    /// How far the handshake came.
+    pub handshake: TlsHandshake,
+    /// What the client showed of a certificate.
+    pub client_certificate: ClientCertificate,
+    /// Where `client_certificate` is known from; `None` while it is unknown.
+    pub evidence: Option<Evidence>,
+    /// The server answered in the clear: a TLS client came to a plaintext port.
+    pub answered_in_the_clear: bool,
+}
+
+/// A TLS version number as on the wire; unknown values stay numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TlsVersion(pub u16);
+
+impl TlsVersion {
+    /// The word in JSON and metrics: `3.0` for SSL 3.0, `1.0` to `1.3`; anything else is `other`.
+    pub const fn label(self) -> &'static str {
+        match self.0 {
+            0x0300 => "ssl3.0",
+            0x0301 => "1.0",
+            0x0302 => "1.1",
+            0x0303 => "1.2",
+            0x0304 => "1.3",
+            _ => "other",
+        }
+    }
+}
+
+closed_set! {
+    /// How far a TLS handshake came.
+    #[derive(Default)]
+    TlsHandshake {
+        /// Neither completed nor refused while it was watched.
+        #[default]
+        Incomplete = "incomplete",
+        /// Both sides have finished.
+        Completed = "completed",
+        /// The client hung up on the server's certificate or hello.
+        RejectedByClient = "rejected_by_client",
+        /// The server refused the client.
+        RejectedByServer = "rejected_by_server",
+    }
+}
+
+closed_set! {
+    /// What the client showed of a certificate.
+    #[derive(Default)]
+    ClientCertificate {
+        /// Not told by what was seen.
+        #[default]
+        Unknown = "unknown",
+        /// The client sent one.
+        Presented = "presented",
+        /// The server asked and the client sent none.
+        Absent = "absent",
+        /// The server did not ask.
+        NotRequested = "not_requested",
+        /// Resumed session whose ticket carries a certificate.
+        ResumedPresented = "resumed_presented",
+        /// Resumed session whose ticket carries none.
+        ResumedAbsent = "resumed_absent",
+    }
+}
+
+closed_set! {
+    /// Where a verdict is known from. Exact and inferred evidence never share a series.
+    Evidence {
+        /// Read in the clear.
+        Plaintext = "plaintext",
+        /// The Certificate message of TLS up to 1.2.
+        CertificateMessage = "certificate_message",
+        /// Record lengths of TLS 1.3.
+        RecordLength = "record_length",
+        /// The length of a session ticket or PSK identity.
+        TicketLength = "ticket_length",
+        /// The server's HTTP/2 GOAWAY.
+        Goaway = "goaway",
+        /// The probe in the API server.
+        Probe = "probe",
+        /// The audit log.
+        Audit = "audit",
+    }
+}
+
+closed_set! {
+    /// Why a connection could not be classified, or not to its end.
+    Unclassified {
+        /// Its start was not seen and what was seen does not tell.
+        NoStart = "no_start",
+        /// Bytes are missing where they were needed.
+        Gap = "gap",
+        /// A message contradicts its protocol.
+        Malformed = "malformed",
+        /// A message is longer than its limit.
+        TooLong = "too_long",
+        /// A protocol that is not read.
+        Protocol = "protocol",
+        /// Only the server spoke.
+        NoClient = "no_client",
+    }
+}
+
+closed_set! {
+    /// The credential of a plaintext request, by the API server's own rule (bearertoken.go, Kubernetes 1.37).
+    Credential {
+        /// None that the API server would look at: absent, Basic, Negotiate, an empty token.
+        None = "none",
+        /// `Authorization: Bearer TOKEN`, or the WebSocket sub-protocol bearer.
+        Bearer = "bearer",
+        /// Something else that could be a credential: front-proxy headers (`X-Remote-User`).
+        Other = "other",
+    }
+}
+
+/// One request in the clear and what came back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// The method as sent, at most 32 bytes of it.
+    pub method: String,
+    /// Path without query; of an absolute URI only its path. At most 2,048 bytes of it.
+    pub path: String,
+    /// What the query says about the verb; the query itself is not kept.
+    pub query: QueryHints,
+    /// By the API server's own rule.
+    pub credential: Credential,
+    /// Status code of the final (not 1xx but 101) response; `None` when it was not seen.
+    pub status: Option<u16>,
+    /// Set by the pipeline once this request has been handed on, so that it is counted once.
+    pub reported: bool,
+}
+
+/// What a query string says about the verb (requestinfo.go, Kubernetes 1.37).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct QueryHints {
+    /// `watch` with a true value.
+    pub watch: bool,
+    /// `fieldSelector` that names one object (`metadata.name=...`).
+    pub names_one: bool,
+}

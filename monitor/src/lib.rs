@@ -1,0 +1,9 @@
+//! api-exposure-monitor: who reaches this Kubernetes API server, from where, over what, with which credential.
+//!
+//! The way of a packet in user space: receive, reassemble, inspect, classify, export. Only [`pipeline`] names all
+//! stages; a stage imports the type of the stage before it and `monitor-common`, nothing after it.
+
+pub mod classify;
+pub mod inspect;
+pub mod reassemble;
+pub mod receive;

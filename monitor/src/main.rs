@@ -1,0 +1,2 @@
+//! Entry point of `api-exposure-monitor`.
+fn main() {}

@@ -1,0 +1,2 @@
+//! The project's manual: each command is one file.
+fn main() {}
