@@ -1,12 +1,14 @@
 //! What crosses the boundary between kernel and user side: keys, records, closed sets, limits. Nothing else.
 #![no_std]
 
+pub mod count;
 pub mod flow;
 pub mod labels;
 pub mod limits;
 pub mod record;
 pub mod skip;
 
+pub use count::{Hook, KernelEvent, PacketCount};
 pub use flow::{Decision, FlowKey, FlowState, Handshake, Side, SideState};
 pub use labels::{PacketKind, Role, SourceClass};
 pub use record::{LossReason, RecordFlags, RecordHeader};

@@ -3,7 +3,14 @@
 //! The way of a packet in user space: receive, reassemble, inspect, classify, export. Only [`pipeline`] names all
 //! stages; a stage imports the type of the stage before it and `monitor-common`, nothing after it.
 
+pub mod attach;
 pub mod classify;
+pub mod commands;
+pub mod config;
+pub mod export;
 pub mod inspect;
+pub mod pipeline;
 pub mod reassemble;
 pub mod receive;
+pub mod replay;
+pub mod watch;
