@@ -117,7 +117,7 @@ impl Pipeline {
     pub fn record(&mut self, record: &Record<'_>, output: &mut impl FnMut(Event<'_>)) -> Option<Feedback> {
         let header = &record.header;
         let Some(side) = Side::from_value(header.side) else {
-            self.metrics.malformed_record();
+            self.metrics.malformed();
             return None;
         };
         self.metrics.record(record.bytes.len());
@@ -176,7 +176,7 @@ impl Pipeline {
             return false;
         }
         let Some(live) = self.begin(header) else {
-            self.metrics.malformed_record();
+            self.metrics.malformed();
             return false;
         };
         let flow = Flow { born: header.born, state: State::Live(Box::new(live)) };
@@ -188,7 +188,7 @@ impl Pipeline {
             self.metrics.evicted();
             evicted.close(&mut self.classifier, &self.metrics, output);
         }
-        self.metrics.tracked(self.live);
+        self.metrics.set_flows(self.live);
         true
     }
 
@@ -248,7 +248,7 @@ impl Pipeline {
             }
         }
         self.live = 0;
-        self.metrics.tracked(0);
+        self.metrics.set_flows(0);
     }
 
     fn close(&mut self, key: &FlowKey, after: State, output: &mut impl FnMut(Event<'_>)) {
@@ -256,7 +256,7 @@ impl Pipeline {
         if let State::Live(mut live) = std::mem::replace(&mut flow.state, after) {
             live.close(&mut self.classifier, &self.metrics, output);
             self.live -= 1;
-            self.metrics.tracked(self.live);
+            self.metrics.set_flows(self.live);
         }
     }
 }

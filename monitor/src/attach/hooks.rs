@@ -1,6 +1,5 @@
 //! Attaching to the hooks of one interface, without ever replacing or removing what another program put there.
 
-use anyhow::{Context as _, Result, bail};
 use aya::programs::tc::{
     NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact, qdisc_detach_program,
 };
@@ -9,7 +8,7 @@ use aya::programs::{LinkOrder, ProgramError, TcAttachType, XdpMode};
 use monitor_common::closed_set;
 
 use super::interfaces::Interface;
-use super::object::{KernelHalf, os_error, permission_denied, program};
+use super::object::{KernelHalf, one_line, os_error, permission_denied, program};
 
 /// Priority of the clsact filters: behind those that network plugins put first (Cilium's is 1).
 const CLSACT_PRIORITY: u16 = 10;
@@ -18,28 +17,45 @@ const CLSACT_PRIORITY: u16 = 10;
 const CLSACT_HANDLE: TcHandle = TcHandle::new(0xa91, 0xe);
 
 closed_set! {
-    /// How a program stands on its hook.
-    Mode {
+    /// How a program sits on its hook.
+    AttachMode {
         /// XDP in the driver.
         Native = "native",
-        /// XDP in the network stack.
+        /// XDP in the kernel's generic path, after the socket buffer was made.
         Generic = "generic",
-        /// TC by a tcx link (kernel 6.6 and later), first in the chain.
+        /// A link of the tcx chain (kernel 6.6 and later), ingress and egress.
         Tcx = "tcx",
-        /// TC by a filter on a clsact qdisc.
+        /// A filter of the clsact qdisc, ingress and egress.
         Clsact = "clsact",
     }
 }
 
 closed_set! {
-    /// A hook of an interface.
-    HookPoint {
-        /// eXpress Data Path.
-        Xdp = "xdp",
-        /// Traffic control, on the way in.
-        Ingress = "tc_ingress",
-        /// Traffic control, on the way out.
-        Egress = "tc_egress",
+    /// Why a program is not on an interface's hook.
+    NotAttached {
+        /// Another program is there.
+        Taken = "taken",
+        /// The driver or the kernel does not offer it.
+        Unsupported = "unsupported",
+        /// The process may not.
+        NotPermitted = "not_permitted",
+        /// Any other error; the log has it.
+        Failed = "failed",
+    }
+}
+
+/// Why a hook could not be had: the word of the metric, and the words for people.
+#[derive(Clone, Debug)]
+pub struct Refusal {
+    /// The word of the metric.
+    pub reason: NotAttached,
+    /// The words for people.
+    pub words: String,
+}
+
+impl Refusal {
+    fn new(reason: NotAttached, words: impl Into<String>) -> Self {
+        Self { reason, words: words.into() }
     }
 }
 
@@ -54,14 +70,12 @@ pub struct Policy {
 
 /// Our programs on one interface. Dropping it detaches them; a qdisc stays, since others may use it by then.
 pub struct Attached {
-    /// XDP, where it could be had, and how.
-    xdp: Option<(XdpLink, Mode)>,
-    ingress: Option<SchedClassifierLink>,
-    egress: Option<SchedClassifierLink>,
+    /// Why XDP does not count here.
+    xdp: Result<(XdpLink, AttachMode), Refusal>,
     /// How TC is attached.
-    tc: Mode,
-    /// Why XDP is not there.
-    xdp_refused: Option<String>,
+    tc: AttachMode,
+    /// Held for their `Drop`.
+    _links: [SchedClassifierLink; 2],
 }
 
 impl Attached {
@@ -69,74 +83,71 @@ impl Attached {
     ///
     /// # Errors
     /// TC can be attached in neither way; nothing is left behind.
-    pub fn new(kernel: &mut KernelHalf, interface: &Interface, policy: Policy) -> Result<Self> {
-        let (xdp, xdp_refused) = match attach_xdp(kernel, interface, policy) {
-            Ok(xdp) => (Some(xdp), None),
-            Err(error) => (None, Some(format!("{error:#}"))),
-        };
+    pub fn new(kernel: &mut KernelHalf, interface: &Interface, policy: Policy) -> Result<Self, Refusal> {
+        let xdp = attach_xdp(kernel, interface, policy);
         let (ingress_program, egress_program) = match (interface.ethernet, &xdp) {
-            (true, Some(_)) => (program::INGRESS, program::EGRESS),
-            (true, None) => (program::INGRESS_COUNT, program::EGRESS),
+            (true, Ok(_)) => (program::INGRESS, program::EGRESS),
+            (true, Err(_)) => (program::INGRESS_COUNT, program::EGRESS),
             (false, _) => (program::INGRESS_IP, program::EGRESS_IP),
         };
         let (ingress, tc) = attach_tc(kernel, interface, ingress_program, TcAttachType::Ingress, policy)?;
         let (egress, _) = attach_tc(kernel, interface, egress_program, TcAttachType::Egress, policy)?;
-        Ok(Self { xdp, ingress: Some(ingress), egress: Some(egress), tc, xdp_refused })
+        Ok(Self { xdp, tc, _links: [ingress, egress] })
     }
 
-    /// Which hooks are taken, and how.
-    pub fn modes(&self) -> Vec<(HookPoint, Mode)> {
-        let xdp = self.xdp.iter().map(|(_, mode)| (HookPoint::Xdp, *mode));
-        xdp.chain([(HookPoint::Ingress, self.tc), (HookPoint::Egress, self.tc)]).collect()
+    /// How XDP is attached, or why it is not.
+    pub fn xdp(&self) -> Result<AttachMode, &Refusal> {
+        self.xdp.as_ref().map(|(_, mode)| *mode)
     }
 
-    /// Why XDP does not count here.
-    pub fn xdp_refused(&self) -> Option<&str> {
-        self.xdp_refused.as_deref()
+    /// How TC is attached.
+    pub fn tc(&self) -> AttachMode {
+        self.tc
     }
 }
 
 /// XDP: the driver's first, generic only when it was asked for. What is there already stays.
-fn attach_xdp(kernel: &mut KernelHalf, interface: &Interface, policy: Policy) -> Result<(XdpLink, Mode)> {
+fn attach_xdp(
+    kernel: &mut KernelHalf,
+    interface: &Interface,
+    policy: Policy,
+) -> Result<(XdpLink, AttachMode), Refusal> {
     if !interface.ethernet {
-        bail!("an interface without Ethernet header has no XDP that could read it");
+        return Err(Refusal::new(NotAttached::Unsupported, "without Ethernet headers there is no XDP that could read it"));
     }
     if let Some(id) = interface.xdp_program {
-        bail!("XDP program {id} of somebody else is there");
+        return Err(Refusal::new(NotAttached::Taken, format!("somebody else's XDP program (id {id}) is there")));
     }
-    let mut refused = anyhow::Error::msg("no XDP mode was tried");
-    let modes = [(XdpMode::Driver, Mode::Native), (XdpMode::Skb, Mode::Generic)];
-    let tried = if interface.loopback || policy.xdp_generic { &modes[..] } else { &modes[..1] };
-    for (xdp_mode, mode) in tried {
-        if interface.loopback && *mode == Mode::Native || *mode == Mode::Generic && !policy.xdp_generic {
-            continue;
-        }
+    let native = (!interface.loopback).then_some((XdpMode::Driver, AttachMode::Native));
+    let generic = policy.xdp_generic.then_some((XdpMode::Skb, AttachMode::Generic));
+    let mut refused = Refusal::new(NotAttached::Unsupported, "the loopback interface has no native XDP");
+    for (xdp_mode, mode) in native.into_iter().chain(generic) {
         for name in [program::XDP, program::XDP_LINEAR] {
             let xdp = match kernel.xdp(name) {
                 Ok(xdp) => xdp,
                 Err(error) => {
-                    refused = error;
+                    refused = Refusal::new(NotAttached::Failed, format!("{error:#}"));
                     continue;
                 }
             };
-            match xdp.attach_to_if_index(interface.index, *xdp_mode).and_then(|id| xdp.take_link(id)) {
-                Ok(link) => return Ok((link, *mode)),
+            match xdp.attach_to_if_index(interface.index, xdp_mode).and_then(|id| xdp.take_link(id)) {
+                Ok(link) => return Ok((link, mode)),
                 Err(error) => refused = explain_xdp(&error),
             }
         }
     }
-    if interface.loopback && !policy.xdp_generic {
-        bail!("the loopback interface has no native XDP");
-    }
     Err(refused)
 }
 
-fn explain_xdp(error: &ProgramError) -> anyhow::Error {
+fn explain_xdp(error: &ProgramError) -> Refusal {
     match os_error(error) {
-        Some(libc::EBUSY | libc::EEXIST) => anyhow::Error::msg("an XDP program of somebody else is there"),
-        Some(libc::EOPNOTSUPP) => anyhow::Error::msg("its driver has no native XDP"),
-        Some(libc::EINVAL | libc::ERANGE) => anyhow::Error::msg("its driver refuses XDP as it is set up (MTU, LRO)"),
-        _ => anyhow::Error::msg(super::object::one_line(error)),
+        Some(libc::EBUSY | libc::EEXIST) => Refusal::new(NotAttached::Taken, "somebody else's XDP program is there"),
+        Some(libc::EOPNOTSUPP) => Refusal::new(NotAttached::Unsupported, "its driver has no native XDP"),
+        Some(libc::EINVAL | libc::ERANGE) => {
+            Refusal::new(NotAttached::Unsupported, "its driver refuses XDP as it is set up (MTU, LRO)")
+        }
+        Some(libc::EPERM | libc::EACCES) => Refusal::new(NotAttached::NotPermitted, "no privilege for XDP"),
+        _ => Refusal::new(NotAttached::Failed, one_line(error)),
     }
 }
 
@@ -147,12 +158,14 @@ fn attach_tc(
     name: &str,
     direction: TcAttachType,
     policy: Policy,
-) -> Result<(SchedClassifierLink, Mode)> {
-    let classifier = kernel.classifier(name)?;
+) -> Result<(SchedClassifierLink, AttachMode), Refusal> {
+    let classifier =
+        kernel.classifier(name).map_err(|error| Refusal::new(NotAttached::Failed, format!("{error:#}")))?;
     if policy.tcx {
         let options = TcAttachOptions::TcxOrder(LinkOrder::first());
-        match classifier.attach_with_options(&interface.name, direction, options) {
-            Ok(id) => return Ok((classifier.take_link(id).context("tcx link")?, Mode::Tcx)),
+        let link = classifier.attach_with_options(&interface.name, direction, options);
+        match link.and_then(|id| classifier.take_link(id)) {
+            Ok(link) => return Ok((link, AttachMode::Tcx)),
             Err(error) if permission_denied(&error) => return Err(explain_tc(interface, &error)),
             Err(error) if os_error(&error) == Some(libc::ENODEV) => return Err(explain_tc(interface, &error)),
             // Before 6.6 the kernel knows no such attach type: EINVAL.
@@ -162,7 +175,7 @@ fn attach_tc(
     match qdisc_add_clsact(&interface.name) {
         Ok(()) => tracing::debug!(interface = %interface.name, "added a clsact qdisc"),
         Err(TcError::AlreadyAttached) => {}
-        Err(error) => return Err(explain_tc(interface, &error)).context("adding its clsact qdisc"),
+        Err(error) => return Err(explain_tc(interface, &error)),
     }
     // What a killed predecessor left behind: a filter outlives its process, and these names are only ours.
     for left in program::TC {
@@ -171,19 +184,20 @@ fn attach_tc(
         }
     }
     let options = NlOptions { priority: CLSACT_PRIORITY, handle: CLSACT_HANDLE, classid: None };
-    let id = classifier
-        .attach_with_options(&interface.name, direction, TcAttachOptions::Netlink(options))
-        .map_err(|error| explain_tc(interface, &error))?;
-    Ok((classifier.take_link(id).context("clsact filter")?, Mode::Clsact))
+    let link = classifier.attach_with_options(&interface.name, direction, TcAttachOptions::Netlink(options));
+    link.and_then(|id| classifier.take_link(id))
+        .map(|link| (link, AttachMode::Clsact))
+        .map_err(|error| explain_tc(interface, &error))
 }
 
-fn explain_tc(interface: &Interface, error: &(dyn std::error::Error + 'static)) -> anyhow::Error {
+fn explain_tc(interface: &Interface, error: &(dyn std::error::Error + 'static)) -> Refusal {
     let name = &interface.name;
     match os_error(error) {
-        Some(libc::EPERM | libc::EACCES) => {
-            anyhow::anyhow!("no privilege to attach to {name}: run as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON")
-        }
-        Some(libc::ENODEV) => anyhow::anyhow!("interface {name} is gone"),
-        _ => anyhow::anyhow!("attaching TC to {name}: {}", super::object::one_line(error)),
+        Some(libc::EPERM | libc::EACCES) => Refusal::new(
+            NotAttached::NotPermitted,
+            format!("no privilege to attach to {name}: run as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"),
+        ),
+        Some(libc::ENODEV) => Refusal::new(NotAttached::Failed, format!("interface {name} is gone")),
+        _ => Refusal::new(NotAttached::Failed, format!("attaching TC to {name}: {}", one_line(error))),
     }
 }

@@ -7,9 +7,7 @@ pub mod object;
 use std::collections::HashMap;
 use std::sync::{Arc, RwLock};
 
-use anyhow::Result;
-
-use hooks::{Attached, HookPoint, Mode, Policy};
+pub use hooks::{AttachMode, Attached, NotAttached, Policy, Refusal};
 use interfaces::{Interface, Patterns};
 use object::KernelHalf;
 
@@ -23,19 +21,19 @@ pub struct Attacher {
     policy: Policy,
     attached: HashMap<u32, (Interface, Attached)>,
     /// Interfaces that took nothing, and why; not tried again before they change.
-    refused: HashMap<u32, (Interface, String)>,
+    refused: HashMap<u32, (Interface, Refusal)>,
     names: Names,
 }
 
 /// What changed about one interface.
 #[derive(Clone, Debug)]
 pub enum Change {
-    /// Attached, in these modes; with the reason where XDP could not be had.
-    Attached(Interface, Vec<(HookPoint, Mode)>, Option<String>),
+    /// Attached: TC so, XDP so or for that reason not.
+    Attached(Interface, AttachMode, Result<AttachMode, Refusal>),
     /// Let go: it is gone, down or renamed.
-    Released(Interface, Vec<(HookPoint, Mode)>),
+    Released(Interface),
     /// It took nothing.
-    Refused(Interface, String),
+    Refused(Interface, Refusal),
 }
 
 impl Attacher {
@@ -75,8 +73,8 @@ impl Attacher {
         let gone: Vec<u32> =
             self.attached.iter().filter(|(_, (known, _))| !is_there(known)).map(|(index, _)| *index).collect();
         for index in gone {
-            if let Some((interface, attached)) = self.attached.remove(&index) {
-                changes.push(Change::Released(interface, attached.modes()));
+            if let Some((interface, _)) = self.attached.remove(&index) {
+                changes.push(Change::Released(interface));
             }
         }
         for interface in interfaces {
@@ -92,33 +90,31 @@ impl Attacher {
     fn attach(&mut self, interface: &Interface) -> Change {
         match Attached::new(&mut self.kernel, interface, self.policy) {
             Ok(attached) => {
-                let change =
-                    Change::Attached(interface.clone(), attached.modes(), attached.xdp_refused().map(str::to_owned));
+                let change = Change::Attached(interface.clone(), attached.tc(), attached.xdp().map_err(Clone::clone));
                 self.attached.insert(interface.index, (interface.clone(), attached));
                 if let Ok(mut names) = self.names.write() {
                     names.insert(interface.index, Arc::from(interface.name.as_str()));
                 }
                 change
             }
-            Err(error) => {
-                let reason = format!("{error:#}");
-                self.refused.insert(interface.index, (interface.clone(), reason.clone()));
-                Change::Refused(interface.clone(), reason)
+            Err(refusal) => {
+                self.refused.insert(interface.index, (interface.clone(), refusal.clone()));
+                Change::Refused(interface.clone(), refusal)
             }
         }
     }
-}
 
-/// The first reason why an interface took nothing.
-///
-/// # Errors
-/// Always, with that reason, when nothing is attached.
-pub fn require_one(attacher: &Attacher) -> Result<()> {
-    if attacher.count() > 0 {
-        return Ok(());
-    }
-    match attacher.refused.values().next() {
-        Some((_, reason)) => anyhow::bail!("attached to no interface: {reason}"),
-        None => anyhow::bail!("attached to no interface: none that is up matches --interface"),
+    /// Whether anything is attached to.
+    ///
+    /// # Errors
+    /// Nothing is; with the first reason.
+    pub fn require_one(&self) -> anyhow::Result<()> {
+        if !self.attached.is_empty() {
+            return Ok(());
+        }
+        match self.refused.values().next() {
+            Some((_, refusal)) => anyhow::bail!("attached to no interface: {}", refusal.words),
+            None => anyhow::bail!("attached to no interface: none that is up matches --interface"),
+        }
     }
 }
