@@ -10,6 +10,7 @@ pub mod config;
 pub mod export;
 pub mod inspect;
 mod key_hash;
+pub mod live;
 pub mod pipeline;
 pub mod reassemble;
 pub mod receive;

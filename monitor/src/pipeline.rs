@@ -108,6 +108,11 @@ impl Pipeline {
         }
     }
 
+    /// What is added to a record's time from now on: the wall clock was set, or the machine slept.
+    pub fn set_clock_offset(&mut self, clock_offset: Duration) {
+        self.clock_offset = clock_offset;
+    }
+
     /// Connections that are being read.
     pub fn live(&self) -> usize {
         self.live
