@@ -15,6 +15,9 @@ pub struct Observation {
     pub requests_omitted: u64,
     /// The replies' content says that this is the Kubernetes API.
     pub kubernetes: bool,
+    /// HTTP in the clear that a TLS port answered with its 400 ("Client sent an HTTP request to an HTTPS server") or
+    /// with a TLS alert: no bypass.
+    pub refused_by_tls_server: bool,
     /// Why this connection (or what follows in it) could not be read, the first reason that was met.
     pub unclassified: Option<Unclassified>,
 }
@@ -61,6 +64,8 @@ pub struct TlsObservation {
     pub client_certificate: ClientCertificate,
     /// Where `client_certificate` is known from; `None` while it is unknown.
     pub evidence: Option<Evidence>,
+    /// What the server's records showed about the first request over HTTP/2.
+    pub first_response: FirstResponse,
     /// The server answered in the clear: a TLS client came to a plaintext port.
     pub answered_in_the_clear: bool,
 }
@@ -116,6 +121,60 @@ closed_set! {
         ResumedPresented = "resumed_presented",
         /// Resumed session whose ticket carries none.
         ResumedAbsent = "resumed_absent",
+    }
+}
+
+closed_set! {
+    /// The raw facts about the first response over HTTP/2 inside TLS: what the server's record lengths showed.
+    #[derive(Default)]
+    FirstResponse {
+        /// Nothing: not HTTP/2, not reached, bytes missing, or lengths that are not known.
+        #[default]
+        Unseen = "unseen",
+        /// No GOAWAY before the first response.
+        NoGoaway = "no_goaway",
+        /// GOAWAY, then a response as short as a 401.
+        GoawayShort = "goaway_short",
+        /// GOAWAY, then a response too long for a 401.
+        GoawayLong = "goaway_long",
+        /// GOAWAY, and nothing that tells which of the two.
+        Goaway = "goaway",
+        /// A record as long as GOAWAY that may answer the client's own PING.
+        Unclear = "unclear",
+    }
+}
+
+closed_set! {
+    /// What the API server made of a connection's first request over HTTP/2.
+    #[derive(Default)]
+    FirstRequest {
+        /// Not told by what was seen.
+        #[default]
+        Unknown = "unknown",
+        /// Served, or forbidden, as `system:anonymous`.
+        Anonymous = "anonymous",
+        /// 401.
+        Refused = "refused",
+        /// Its credential was accepted, whatever it was.
+        Accepted = "accepted",
+    }
+}
+
+impl FirstResponse {
+    /// What it says of the first request. A GOAWAY counts by itself; its absence only where the server is known to
+    /// send one to unauthenticated clients (Kubernetes 1.29 and later by default).
+    pub const fn first_request(self, server_sends_goaway: bool) -> FirstRequest {
+        match self {
+            Self::GoawayShort => FirstRequest::Refused,
+            Self::GoawayLong => FirstRequest::Anonymous,
+            Self::NoGoaway if server_sends_goaway => FirstRequest::Accepted,
+            Self::Unseen | Self::NoGoaway | Self::Goaway | Self::Unclear => FirstRequest::Unknown,
+        }
+    }
+
+    /// Whether a GOAWAY was seen before the first response: the server is one that sends it.
+    pub const fn goaway(self) -> bool {
+        matches!(self, Self::GoawayShort | Self::GoawayLong | Self::Goaway)
     }
 }
 
