@@ -242,7 +242,26 @@ impl Act {
 
 #[cfg(test)]
 mod tests {
+    use crate::lab::{Lab, servers};
+
     use super::*;
+
+    #[test]
+    #[ignore = "needs root"]
+    fn every_act_does_what_it_says_and_nothing_is_left() {
+        let mut lab = Lab::new().unwrap();
+        let suffix = lab.suffix().to_owned();
+        servers::start(&mut lab).unwrap();
+        for act in acts() {
+            act.client.run(&lab).unwrap();
+        }
+        // A client whose outcome is another than it should be is noticed.
+        let mut wrong = acts().remove(0).client;
+        wrong.statuses = vec![403];
+        assert!(wrong.run(&lab).is_err());
+        drop(lab);
+        assert_eq!(crate::lab::remove(&suffix).unwrap_err().to_string(), format!("there is no lab {suffix}"));
+    }
 
     #[test]
     fn every_role_class_protocol_and_exposure_of_the_contract_is_shown() {
