@@ -12,8 +12,15 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 
 /// What the kernel object is made of, beside the crate sources of its dependencies; relative to the workspace.
-const SOURCES: [&str; 7] =
-    ["monitor-ebpf/src", "monitor-ebpf/build.rs", "monitor-ebpf/Cargo.toml", "monitor-common/src", "monitor-common/Cargo.toml", "Cargo.toml", "Cargo.lock"];
+const SOURCES: [&str; 7] = [
+    "monitor-ebpf/src",
+    "monitor-ebpf/build.rs",
+    "monitor-ebpf/Cargo.toml",
+    "monitor-common/src",
+    "monitor-common/Cargo.toml",
+    "Cargo.toml",
+    "Cargo.lock",
+];
 /// Name of the package, its binary and the file in `OUT_DIR`.
 const KERNEL_OBJECT: &str = "monitor-ebpf";
 /// The rustup toolchain that `cargo xtask setup` links to Debian's compiler.
@@ -72,7 +79,8 @@ fn has_core_sources(toolchain: &str) -> bool {
     let sysroot = Command::new("rustup").args(["run", toolchain, "rustc", "--print", "sysroot"]).output();
     sysroot.is_ok_and(|output| {
         let sysroot = String::from_utf8_lossy(&output.stdout);
-        output.status.success() && Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library/core/Cargo.toml").exists()
+        output.status.success()
+            && Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library/core/Cargo.toml").exists()
     })
 }
 
