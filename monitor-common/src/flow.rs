@@ -9,8 +9,9 @@ pub const fn mapped(address: [u8; 4]) -> [u8; 16] {
 }
 
 /// One TCP connection, the same for both directions and on every interface.
+/// Aligned so that the kernel side copies words and not bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[repr(C)]
+#[repr(C, align(4))]
 pub struct FlowKey {
     /// Address of the client; IPv4 as IPv4-mapped.
     pub client: [u8; 16],

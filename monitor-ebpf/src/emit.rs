@@ -37,8 +37,10 @@ pub fn emit(skb: *mut __sk_buff, record: &mut Record, payload: u32, wanted: u32)
 fn send(skb: *mut __sk_buff, record: &mut Record, offset: u32, part: u32) -> Result<(), Skip> {
     let mut captured = 0;
     if part > 0 {
-        // The mask tells the verifier the range, after the comparison has made sure that it changes nothing.
-        let length = (part - 1 & (PAYLOAD - 1)) + 1;
+        // The mask changes nothing, but shows the verifier a range without zero. The compiler knows that it changes
+        // nothing too, and would drop it if it knew where the number came from.
+        let part = core::hint::black_box(part);
+        let length = (part.wrapping_sub(1) & (PAYLOAD - 1)) + 1;
         // SAFETY: `length` is at most the size of `payload`.
         let read = unsafe {
             helpers::generated::bpf_skb_load_bytes(skb.cast(), offset, record.payload.as_mut_ptr().cast(), length)

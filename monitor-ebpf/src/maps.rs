@@ -8,6 +8,7 @@ use aya_ebpf::{
 use monitor_common::{
     FlowKey, FlowState, Handshake, Hook, KernelEvent, LossReason, PacketCount, RecordHeader, Skip, Verdict, limits,
 };
+use monitor_ebpf::select::Located;
 
 /// Role of each port, plus one; 0 is not watched. User space writes it.
 #[map]
@@ -65,6 +66,12 @@ pub struct Scratch {
     pub key: FlowKey,
     /// Of a flow that begins.
     pub state: FlowState,
+    /// Of a header whose range is to be forgotten.
+    pub offset: usize,
+    /// Where the segment at hand is.
+    pub located: Located,
+    /// Offset in the packet, and number, of the bytes on their way out.
+    pub handover: [u32; 2],
     /// On its way out.
     pub record: Record,
 }

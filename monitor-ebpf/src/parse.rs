@@ -61,6 +61,7 @@ mod tunnel_port {
 
 /// Where a frame's TCP segment is. What select does not need is read only once it is known to be watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
 pub struct Segment {
     /// Source port.
     pub source_port: u16,
@@ -118,7 +119,7 @@ pub fn parse_network<F: Frame + ?Sized>(frame: &F, offset: usize, kind: u16) -> 
         }
         let tag = frame.load::<VLAN_TAG>(offset).ok_or(Skip::Truncated)?;
         kind = u16::from_be_bytes([tag[2], tag[3]]);
-        offset += VLAN_TAG;
+        offset = frame.forget_range(offset + VLAN_TAG);
     }
     match kind {
         ether_type::IPV4 => parse_ipv4(frame, offset),
@@ -178,7 +179,7 @@ fn parse_ipv6<F: Frame + ?Sized>(frame: &F, network: usize) -> Result<Segment, S
             _ => (usize::from(extension[1]) + 1) * unit,
         };
         next = extension[0];
-        transport += length;
+        transport = frame.forget_range(transport + length);
         if transport > end {
             return Err(Skip::Malformed);
         }

@@ -13,7 +13,7 @@ use monitor_common::{
 use monitor_ebpf::{
     bounds::{FURTHEST_HEADER, Frame},
     parse::{Segment, parse_ethernet, parse_network},
-    select::{Watched, select},
+    select::{Located, Watched, select},
     track::{Tables, track},
 };
 
@@ -96,11 +96,12 @@ place!(EgressIp: egress true, counts true, ethernet false);
 fn xdp(context: &XdpContext) -> u32 {
     let frame = Linear::of_xdp(context.ctx);
     let mut key = FlowKey { client: [0; 16], server: [0; 16], client_port: 0, server_port: 0 };
-    let outcome = parse_ethernet(&frame).and_then(|segment| select(&frame, &segment, &Maps, &mut key)).map(|watched| {
-        if watched.side == monitor_common::Side::Client {
-            count_packet(&watched);
-        }
-    });
+    let outcome =
+        parse_ethernet(&frame).and_then(|segment| select(&frame, &segment, &mut Maps, &mut key)).map(|watched| {
+            if watched.side == monitor_common::Side::Client {
+                count_packet(&watched);
+            }
+        });
     if let Err(skip) = outcome {
         count_skip(Hook::Xdp, skip);
     }
@@ -124,7 +125,7 @@ fn read<P: Place>(skb: *mut __sk_buff) -> Result<(), Skip> {
     // SAFETY: no other program uses this CPU's scratch space while this one runs: TC programs run with bottom halves
     // disabled and do not nest. Each field of it is borrowed once: these two here, `state` in `Maps::begin`.
     let (key, record) = unsafe { (&mut (*scratch).key, &mut (*scratch).record) };
-    let watched = select(&frame, &segment, &Maps, key)?;
+    let watched = select(&frame, &segment, &mut Maps, key)?;
     if P::COUNTS && P::EGRESS == (watched.side == monitor_common::Side::Server) {
         count_packet(&watched);
     }
@@ -134,7 +135,13 @@ fn read<P: Place>(skb: *mut __sk_buff) -> Result<(), Skip> {
     // SAFETY: the helper takes nothing and cannot fail.
     let now = unsafe { helpers::generated::bpf_ktime_get_ns() };
     let wanted = track(&frame, &watched, &mut Maps, now, tap, &mut record.header)?;
-    emit(skb, record, watched.tcp.payload as u32, wanted)
+    // SAFETY: as above. Through memory, for the same reason as in `Maps::settle`.
+    let [payload, wanted] = unsafe {
+        let handover = &raw mut (*scratch).handover;
+        handover.write_volatile([watched.tcp.payload as u32, wanted]);
+        handover.read_volatile()
+    };
+    emit(skb, record, payload, wanted)
 }
 
 #[inline(always)]
@@ -190,6 +197,19 @@ impl Tables for Maps {
             _ => PREFIXES_IPV6.get(Key::new(128, *address)),
         };
         class.and_then(|class| SourceClass::from_value(*class)).unwrap_or(SourceClass::Public)
+    }
+
+    #[inline(always)]
+    fn settle(&mut self, located: Located) -> Located {
+        let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
+            return located;
+        };
+        // SAFETY: as in `read`. Volatile, or the compiler would not go through memory.
+        unsafe {
+            let settled = &raw mut (*scratch).located;
+            settled.write_volatile(located);
+            settled.read_volatile()
+        }
     }
 
     #[inline(always)]
@@ -262,6 +282,11 @@ impl Frame for Linear {
         // SAFETY: the comparisons show that `N` bytes from `start` on lie within the packet.
         Some(unsafe { (start as *const [u8; N]).read_unaligned() })
     }
+
+    #[inline(always)]
+    fn forget_range(&self, offset: usize) -> usize {
+        forget_range(offset)
+    }
 }
 
 /// A socket buffer: the linear part by packet pointers, paged data by the kernel's helper.
@@ -290,6 +315,11 @@ impl Frame for Buffer {
     fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
         self.linear.load(offset).or_else(|| paged(self.skb, offset))
     }
+
+    #[inline(always)]
+    fn forget_range(&self, offset: usize) -> usize {
+        forget_range(offset)
+    }
 }
 
 /// Bytes that may lie in pages behind the linear part.
@@ -301,4 +331,18 @@ fn paged<const N: usize>(skb: *mut __sk_buff, offset: usize) -> Option<[u8; N]> 
         helpers::generated::bpf_skb_load_bytes(skb.cast(), offset as u32, bytes.as_mut_ptr().cast(), N as u32)
     };
     (outcome == 0).then_some(bytes)
+}
+
+/// [`Frame::forget_range`], through this CPU's scratch space.
+#[inline(always)]
+fn forget_range(offset: usize) -> usize {
+    let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
+        return offset;
+    };
+    // SAFETY: as in `read`. Volatile, or the compiler would not go through memory.
+    unsafe {
+        let forgotten = &raw mut (*scratch).offset;
+        forgotten.write_volatile(offset);
+        forgotten.read_volatile()
+    }
 }

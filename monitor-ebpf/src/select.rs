@@ -21,6 +21,18 @@ pub struct Watched<'key> {
     pub wire_length: usize,
 }
 
+/// A segment between a client and a watched port, before the rest of its headers is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Located {
+    /// Where it is.
+    pub segment: Segment,
+    /// A [`Side`]: who speaks.
+    pub side: u8,
+    /// A [`Role`]: what the watched port is meant to be.
+    pub role: u8,
+}
+
 /// Takes a segment when one of its ports is watched. Where both are, the lower one is the server's, so that both
 /// directions agree without having seen how the connection began. `key` is room for the connection's key, the
 /// caller's because the kernel's stack of 512 bytes has none to spare.
@@ -31,7 +43,7 @@ pub struct Watched<'key> {
 pub fn select<'key, F: Frame + ?Sized, T: Tables>(
     frame: &F,
     segment: &Segment,
-    tables: &T,
+    tables: &mut T,
     key: &'key mut FlowKey,
 ) -> Result<Watched<'key>, Skip> {
     let (source, destination) = (tables.role(segment.source_port), tables.role(segment.destination_port));
@@ -42,6 +54,11 @@ pub fn select<'key, F: Frame + ?Sized, T: Tables>(
         (Some(role), Some(_)) if segment.source_port < segment.destination_port => (Side::Server, role),
         (Some(_), Some(role)) => (Side::Client, role),
     };
+    let located = tables.settle(Located { segment: *segment, side: side as u8, role: role as u8 });
+    let (Some(side), Some(role)) = (Side::from_value(located.side), Role::from_value(located.role)) else {
+        return Err(Skip::NotWatched);
+    };
+    let segment = &located.segment;
     let tcp = segment.tcp(frame)?;
     let (source, destination) = match side {
         Side::Client => (&mut key.client, &mut key.server),

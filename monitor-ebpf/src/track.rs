@@ -10,7 +10,7 @@ use monitor_common::{
 
 use crate::bounds::Frame;
 use crate::parse::tcp;
-use crate::select::Watched;
+use crate::select::{Located, Watched};
 
 /// What the kernel half asks of its surroundings.
 pub trait Tables {
@@ -18,6 +18,11 @@ pub trait Tables {
     fn role(&self, port: u16) -> Option<Role>;
     /// Where this address (IPv4 as IPv4-mapped) belongs, by the longest prefix.
     fn source(&self, address: &[u8; 16]) -> SourceClass;
+    /// Gives back what it was given. In the kernel it goes through memory of which the verifier knows nothing, so that
+    /// what follows is verified once and not once for each way in which a frame can come here.
+    fn settle(&mut self, located: Located) -> Located {
+        located
+    }
     /// The slot of the handshake table with this index, under [`limits::HANDSHAKES`].
     fn handshake(&mut self, index: u32) -> Option<&mut Handshake>;
     /// The flow with this key.
@@ -176,15 +181,12 @@ fn fill_first_state(state: &mut FlowState, handshake: Handshake, decision: Decis
 
 /// A connection that begins like HTTP is read in full on the client's side from its first byte on, without waiting for
 /// user space: a request that came meanwhile would be lost. `PRI` begins HTTP/2 (RFC 9113 section 3.4), where a byte
-/// left out on either side loses all headers that follow.
+/// left out on either side loses all headers that follow. Of one or two bytes nothing can be said: user space will.
 #[inline(always)]
 fn first_decision<F: Frame + ?Sized>(frame: &F, watched: &Watched) -> Decision {
     let begins_request = |byte: u8| byte.is_ascii_uppercase() || byte == b'\r' || byte == b'\n';
     if watched.tcp.length < 3 {
-        return match frame.load::<1>(watched.tcp.payload) {
-            Some([byte]) if begins_request(byte) => Decision::KeepClient,
-            _ => Decision::Read,
-        };
+        return Decision::KeepClient;
     }
     match frame.load::<3>(watched.tcp.payload) {
         Some([b'P', b'R', b'I']) => Decision::KeepBoth,

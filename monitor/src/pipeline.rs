@@ -146,14 +146,10 @@ impl Pipeline {
         streams.record(&stripped, &mut |chunk: Chunk<'_>| {
             wanted = inspector.chunk(&chunk, &mut connection.observation);
         });
-        metrics.reassembly(&streams.take_counts());
         let ended = live.streams.ended();
         live.classify(classifier, metrics, ended, output);
-        let feedback = (wanted != live.decision).then_some(Feedback {
-            key: header.key,
-            born: header.born,
-            decision: wanted,
-        });
+        let feedback =
+            (wanted != live.decision).then_some(Feedback { key: header.key, born: header.born, decision: wanted });
         live.decision = wanted;
         if wanted == Decision::Enough {
             live.streams.discard();
@@ -303,7 +299,6 @@ impl Live {
             inspector.chunk(&Chunk::End { side }, &mut connection.observation);
         }
         inspector.finish(&mut connection.observation);
-        metrics.reassembly(&streams.take_counts());
         self.classify(classifier, metrics, true, output);
         metrics.handshake(&self.connection);
         if let Some(reason) = self.connection.observation.unclassified {

@@ -113,7 +113,10 @@ fn attach_xdp(
     policy: Policy,
 ) -> Result<(XdpLink, AttachMode), Refusal> {
     if !interface.ethernet {
-        return Err(Refusal::new(NotAttached::Unsupported, "without Ethernet headers there is no XDP that could read it"));
+        return Err(Refusal::new(
+            NotAttached::Unsupported,
+            "without Ethernet headers there is no XDP that could read it",
+        ));
     }
     if let Some(id) = interface.xdp_program {
         return Err(Refusal::new(NotAttached::Taken, format!("somebody else's XDP program (id {id}) is there")));

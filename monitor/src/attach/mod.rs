@@ -39,14 +39,7 @@ pub enum Change {
 impl Attacher {
     /// An attacher that has attached nothing yet.
     pub fn new(kernel: KernelHalf, patterns: Patterns, policy: Policy) -> Self {
-        Self {
-            kernel,
-            patterns,
-            policy,
-            attached: HashMap::new(),
-            refused: HashMap::new(),
-            names: Names::default(),
-        }
+        Self { kernel, patterns, policy, attached: HashMap::new(), refused: HashMap::new(), names: Names::default() }
     }
 
     /// The loaded kernel half.

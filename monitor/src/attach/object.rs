@@ -286,7 +286,11 @@ fn explain_program(name: &str, error: ProgramError) -> anyhow::Error {
     if let ProgramError::LoadError { io_error, verifier_log } = &error {
         tracing::debug!(program = name, %verifier_log, "what the kernel's verifier said");
         let last = verifier_log.to_string();
-        let last = last.lines().rev().find(|line| !line.trim().is_empty() && !line.starts_with("processed"));
+        // Behind its verdict the verifier prints statistics.
+        let statistics = ["processed ", "verification time", "stack depth"];
+        let last = last.lines().rev().find(|line| {
+            !line.trim().is_empty() && !statistics.iter().any(|statistic| line.starts_with(statistic))
+        });
         return anyhow!(
             "the kernel refused program {name}: {io_error}{}; `--log-level debug` shows its verifier's words",
             last.map(|line| format!(" ({line})")).unwrap_or_default()

@@ -50,3 +50,29 @@ monitor_common::closed_set! {
         Capped = "capped",
     }
 }
+
+/// Stub.
+#[derive(Default)]
+pub struct Streams;
+/// Stub.
+pub struct Counts;
+impl Streams {
+    /// Stub.
+    pub fn new() -> Self {
+        Self
+    }
+    /// Stub.
+    pub fn record(&mut self, _: &crate::receive::Record<'_>, _: &mut impl FnMut(Chunk<'_>)) {}
+    /// Stub.
+    pub fn finish(&mut self, _: &mut impl FnMut(Chunk<'_>)) {}
+    /// Stub.
+    pub fn discard(&mut self) {}
+    /// Stub.
+    pub fn ended(&self) -> bool {
+        false
+    }
+    /// Stub.
+    pub fn take_counts(&mut self) -> Counts {
+        Counts
+    }
+}

@@ -1,1 +1,3 @@
-//! replay.
+//! replay: the stages over a capture file.
+
+pub mod native;

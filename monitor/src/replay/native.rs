@@ -107,7 +107,7 @@ impl NativeKernel {
             Start::Ethernet => parse_ethernet(frame),
             Start::Network { offset, ether_type } => parse_network(frame, offset, ether_type),
         }?;
-        let watched = select(frame, &segment, &self.tables, &mut self.key)?;
+        let watched = select(frame, &segment, &mut self.tables, &mut self.key)?;
         let source = self.tables.source(&watched.key.client);
         let count = &mut self.packets[PacketCount::index(watched.role, source, watched.kind()) as usize];
         count.packets += 1;
