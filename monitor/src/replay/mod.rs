@@ -1,1 +1,7 @@
-//! replay.
+//! replay: capture files through the same stages as live traffic. Needs no privilege.
+
+pub mod capture;
+pub mod progress;
+pub mod table;
+
+pub use capture::{Capture, CaptureError, Frame, Start};
