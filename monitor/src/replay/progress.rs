@@ -7,6 +7,9 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 /// How many bytes have to be read before the bar is told: it costs more than a packet.
 const STEP: u64 = 4 << 20;
 
+const OF_A_FILE: &str = "{prefix} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
+const OF_A_STREAM: &str = "{prefix} {spinner} {bytes} {bytes_per_sec}";
+
 /// A bar on standard error, nothing where that is no terminal.
 #[derive(Debug)]
 pub struct Progress {
@@ -42,13 +45,35 @@ impl Progress {
 
 fn bar(name: &str, total: Option<u64>) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr());
-    let template = match total {
-        Some(_) => "{prefix} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
-        None => "{prefix} {spinner} {bytes} {bytes_per_sec}",
-    };
+    let template = if total.is_some() { OF_A_FILE } else { OF_A_STREAM };
     if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style);
     }
     bar.set_prefix(name.to_owned());
     bar
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_templates_can_be_read() {
+        for template in [OF_A_FILE, OF_A_STREAM] {
+            assert!(ProgressStyle::with_template(template).is_ok(), "{template}");
+        }
+    }
+
+    #[test]
+    fn the_bar_is_told_in_steps() {
+        let mut progress = Progress { bar: Some(ProgressBar::hidden()), next: STEP };
+        let told = |progress: &Progress| progress.bar.as_ref().map(ProgressBar::position);
+        progress.at(STEP - 1);
+        assert_eq!(told(&progress), Some(0));
+        progress.at(STEP + 5);
+        assert_eq!(told(&progress), Some(STEP + 5));
+        progress.at(STEP + 6);
+        assert_eq!(told(&progress), Some(STEP + 5));
+        progress.finish();
+    }
 }

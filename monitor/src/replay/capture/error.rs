@@ -5,6 +5,9 @@ use std::sync::Arc;
 
 use super::link;
 
+/// What errors call the capture that comes through standard input.
+pub(super) const STANDARD_INPUT: &str = "standard input";
+
 /// Why a capture could not be read, or not to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum CaptureError {
@@ -111,7 +114,10 @@ impl Fault {
             },
             Self::Empty => CaptureError::Empty { name },
             Self::Compressed(compression) => {
-                let command = format!("{} {name}", compression.command);
+                let command = match &*name {
+                    STANDARD_INPUT => format!("... | {}", compression.command),
+                    file => format!("{} {file}", compression.command),
+                };
                 CaptureError::Compressed { name, compression: compression.name, command }
             }
             Self::NotACapture => CaptureError::NotACapture { name },

@@ -74,7 +74,7 @@ impl Capture {
     /// When it cannot be opened or is no capture that can be read; each error is one line that names the file.
     pub fn open(path: &Path) -> Result<Self, CaptureError> {
         if path.as_os_str() == "-" {
-            return Self::from_reader("standard input", Box::new(std::io::stdin()), None);
+            return Self::from_reader(error::STANDARD_INPUT, Box::new(std::io::stdin()), None);
         }
         let name: Arc<str> = path.to_string_lossy().into();
         let unreadable = |error| Fault::Read(error).of(&name, 0);

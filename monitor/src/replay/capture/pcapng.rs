@@ -74,7 +74,7 @@ impl Pcapng {
                 return Err(Fault::Corrupt("no section header where one was expected"));
             }
             let length = self.word(window, 4);
-            if (length as usize) < HEAD + TAIL || length % 4 != 0 {
+            if (length as usize) < HEAD + TAIL || !length.is_multiple_of(4) {
                 return Err(Fault::Corrupt("a block's length is no multiple of 4 or too small"));
             }
             if !matches!(kind, INTERFACE_DESCRIPTION | OBSOLETE_PACKET | SIMPLE_PACKET | ENHANCED_PACKET) {
@@ -115,7 +115,7 @@ impl Pcapng {
         };
         let length = self.word(window, 4);
         // Type, length, magic, version, section length, length.
-        if length < 28 || length % 4 != 0 {
+        if length < 28 || !length.is_multiple_of(4) {
             return Err(Fault::Corrupt("a section header's length is no multiple of 4 or too small"));
         }
         let version: [u8; 2] = window.array(12);

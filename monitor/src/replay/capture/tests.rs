@@ -417,6 +417,8 @@ fn files_that_are_no_captures() {
     let expected =
         "test.pcap: compressed with gzip; decompress first: gzip -dc test.pcap | api-exposure-monitor replay -";
     assert_eq!(error_of(&[0x1f, 0x8b, 8, 0]), expected);
+    let piped = Capture::from_reader("standard input", Box::new(&[0x1f, 0x8b][..]), None).unwrap_err().to_string();
+    assert!(piped.ends_with("decompress first: ... | gzip -dc | api-exposure-monitor replay -"), "{piped}");
     for (magic, word) in [
         (&[0x28, 0xb5, 0x2f, 0xfd][..], "zstd -dc"),
         (&[0xfd, b'7', b'z', b'X', b'Z', 0], "xz -dc"),
