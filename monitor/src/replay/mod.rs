@@ -1,3 +1,8 @@
-//! replay: the stages over a capture file.
+//! replay: capture files through the same stages as live traffic. Needs no privilege.
 
+pub mod capture;
 pub mod native;
+pub mod progress;
+pub mod table;
+
+pub use capture::{Capture, CaptureError, Frame, Start};

@@ -14,21 +14,8 @@ use monitor_ebpf::track::{Tables, track};
 
 use crate::key_hash::KeyHashing;
 use crate::receive::Record;
+use crate::replay::Start;
 use crate::watch::Watch;
-
-/// Where a frame's headers begin.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Start {
-    /// With an Ethernet header.
-    Ethernet,
-    /// At `offset`, as the link layer said with an EtherType.
-    Network {
-        /// Bytes of the link layer's header.
-        offset: usize,
-        /// EtherType.
-        ether_type: u16,
-    },
-}
 
 /// The kernel half over a capture.
 pub struct NativeKernel {
