@@ -11,9 +11,14 @@ mod kubernetes;
 mod ledger;
 mod observation;
 mod target;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 mod tls;
 
 pub use observation::*;
+pub use tls::lengths;
 
 use monitor_common::{Decision, Side};
 

@@ -334,11 +334,8 @@ impl Http1 {
         let waiting = self.waiting.pop_front();
         match waiting {
             Some(waiting) => self.ledger.status(waiting.number, status, observation),
-            None if self.client.request.is_some() || self.client.lines.partial() || self.ledger.is_empty() => {
-                if self.early.len() < EARLY {
-                    self.early.push_back(status);
-                }
-            }
+            // Refused before its head was whole, or captured before it.
+            None if self.early.len() < EARLY && self.request_is_to_come() => self.early.push_back(status),
             None => {}
         }
         let Waiting { number, is_head, is_connect, upgrade, .. } = waiting.unwrap_or(Waiting {
@@ -360,6 +357,10 @@ impl Http1 {
         self.server.refusal = Vec::with_capacity(if status == 400 { REFUSAL } else { 0 });
         self.resume_held(observation);
         Outcome::Http1
+    }
+
+    fn request_is_to_come(&self) -> bool {
+        self.client.request.is_some() || self.client.lines.partial() || self.ledger.is_empty()
     }
 
     /// The upgrade was not accepted: what was held is the client's next request after all.

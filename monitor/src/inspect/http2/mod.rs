@@ -28,6 +28,11 @@ const DYNAMIC_TABLE: usize = 64 * 1024;
 /// Longest frame that is believed: Go's client allows 16 MiB, the format as much.
 const LONGEST_FRAME: u32 = (1 << 24) - 1;
 
+/// How a server of HTTP/1 begins.
+const HTTP1: &[u8] = b"HTTP/1.";
+/// Bytes of a status line up to what follows its code.
+const STATUS_LINE: usize = 13;
+
 /// Reads one connection.
 #[derive(Debug, Default)]
 pub struct Http2 {
@@ -35,10 +40,12 @@ pub struct Http2 {
     client: Direction,
     server: Direction,
     streams: VecDeque<Stream>,
-    /// Bytes of the preface that are still to come, counted from the end.
+    /// Bytes of the preface that have come.
     preface: usize,
-    /// Streams below are known: the client's next has a higher number.
+    /// The client's streams so far: its next has a higher number.
     highest: u32,
+    /// The server's first bytes, while they may be a status line of HTTP/1.
+    opening: Vec<u8>,
     /// The server answered as HTTP/1.
     answered_by_http1: bool,
 }
@@ -128,12 +135,23 @@ impl Http2 {
             self.preface += part.len();
             bytes = rest;
         }
-        if side == Side::Server && !self.server.began && !bytes.is_empty() {
-            self.server.began = true;
-            if let Some(line) = bytes.strip_prefix(b"HTTP/1.").map(|_| bytes.split(|byte| *byte == b'\n').next()) {
-                return self.answered_by_http1(line.unwrap_or_default(), observation);
+        if side == Side::Server && !self.server.began {
+            let mut opening = std::mem::take(&mut self.opening);
+            opening.extend_from_slice(bytes);
+            if HTTP1.starts_with(&opening) || (opening.starts_with(HTTP1) && opening.len() < STATUS_LINE) {
+                self.opening = opening;
+                return;
             }
+            self.server.began = true;
+            if opening.starts_with(HTTP1) {
+                return self.answered_by_http1(&opening, observation);
+            }
+            return self.frames(side, &opening, observation);
         }
+        self.frames(side, bytes, observation);
+    }
+
+    fn frames(&mut self, side: Side, mut bytes: &[u8], observation: &mut Observation) {
         if self.answered_by_http1 {
             return;
         }
@@ -314,7 +332,8 @@ impl Http2 {
     }
 
     /// A server of HTTP/1 takes the preface for a request.
-    fn answered_by_http1(&mut self, line: &[u8], observation: &mut Observation) {
+    fn answered_by_http1(&mut self, response: &[u8], observation: &mut Observation) {
+        let line = response.split(|byte| matches!(byte, b'\r' | b'\n')).next().unwrap_or_default();
         self.answered_by_http1 = true;
         self.streams.clear();
         let request = Request {
@@ -322,7 +341,7 @@ impl Http2 {
             path: "*".to_owned(),
             query: QueryHints::default(),
             credential: Credential::None,
-            status: http1::head::status(line.trim_ascii_end()),
+            status: http1::head::status(line),
             reported: false,
         };
         self.ledger.replace(request, observation);

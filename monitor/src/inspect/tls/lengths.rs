@@ -226,7 +226,7 @@ impl Padding {
     pub const fn trusted_at_last(&self) -> bool {
         match self.trusted() {
             Some(trusted) => trusted,
-            None => self.seen == 1 && self.divisor % Self::BLOCK != 0,
+            None => self.seen == 1 && !self.divisor.is_multiple_of(Self::BLOCK),
         }
     }
 }

@@ -59,48 +59,46 @@ pub struct Messages {
 impl Messages {
     /// The next message that these bytes complete; `bytes` is advanced behind what was used.
     pub fn next<'a>(&mut self, bytes: &mut &'a [u8]) -> Result<Option<Message<'a>>, TooLong> {
-        loop {
-            if self.have < 4 {
-                if bytes.is_empty() {
-                    return Ok(None);
-                }
-                // What is left of a body that nobody wants to the end comes first.
-                let skipped = bytes.len().min(self.remaining as usize);
-                self.remaining -= skipped as u32;
-                *bytes = &bytes[skipped..];
-                let have = usize::from(self.have);
-                let (head, rest) = bytes.split_at(bytes.len().min(4 - have));
-                self.header[have..have + head.len()].copy_from_slice(head);
-                self.have += head.len() as u8;
-                *bytes = rest;
-                if self.have < 4 {
-                    return Ok(None);
-                }
-                self.remaining = self.length();
-                self.wanted = match self.header[0] {
-                    kind::CLIENT_HELLO | kind::SERVER_HELLO if self.remaining > LONGEST_HELLO => return Err(TooLong),
-                    kind::CLIENT_HELLO | kind::SERVER_HELLO => self.remaining,
-                    _ => self.remaining.min(4),
-                };
-            }
-            let (part, rest) = bytes.split_at(bytes.len().min(self.wanted as usize));
-            self.wanted -= part.len() as u32;
-            self.remaining -= part.len() as u32;
-            *bytes = rest;
-            if self.wanted > 0 {
-                self.kept.extend_from_slice(part);
+        if self.have < 4 {
+            if bytes.is_empty() {
                 return Ok(None);
             }
-            self.have = 0;
-            let body = if self.kept.is_empty() {
-                Cow::Borrowed(part)
-            } else {
-                let mut body = std::mem::take(&mut self.kept);
-                body.extend_from_slice(part);
-                Cow::Owned(body)
+            // What is left of a body that nobody wants to the end comes first.
+            let skipped = bytes.len().min(self.remaining as usize);
+            self.remaining -= skipped as u32;
+            *bytes = &bytes[skipped..];
+            let have = usize::from(self.have);
+            let (head, rest) = bytes.split_at(bytes.len().min(4 - have));
+            self.header[have..have + head.len()].copy_from_slice(head);
+            self.have += head.len() as u8;
+            *bytes = rest;
+            if self.have < 4 {
+                return Ok(None);
+            }
+            self.remaining = self.length();
+            self.wanted = match self.header[0] {
+                kind::CLIENT_HELLO | kind::SERVER_HELLO if self.remaining > LONGEST_HELLO => return Err(TooLong),
+                kind::CLIENT_HELLO | kind::SERVER_HELLO => self.remaining,
+                _ => self.remaining.min(4),
             };
-            return Ok(Some(Message { kind: self.header[0], length: self.length(), body }));
         }
+        let (part, rest) = bytes.split_at(bytes.len().min(self.wanted as usize));
+        self.wanted -= part.len() as u32;
+        self.remaining -= part.len() as u32;
+        *bytes = rest;
+        if self.wanted > 0 {
+            self.kept.extend_from_slice(part);
+            return Ok(None);
+        }
+        self.have = 0;
+        let body = if self.kept.is_empty() {
+            Cow::Borrowed(part)
+        } else {
+            let mut body = std::mem::take(&mut self.kept);
+            body.extend_from_slice(part);
+            Cow::Owned(body)
+        };
+        Ok(Some(Message { kind: self.header[0], length: self.length(), body }))
     }
 
     /// Leaves out `length` bytes; false when something that is wanted was among them.
