@@ -105,20 +105,12 @@ async fn a_closed_pipe_is_a_clean_end() {
 
 #[tokio::test]
 async fn who_does_not_answer_with_events_is_named() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = Url::of(listener.local_addr().unwrap());
-    let other = tokio::spawn(async move {
-        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-        let (mut stream, _) = listener.accept().await.unwrap();
-        // The request is read first: closing before would reset the connection.
-        let _ = stream.read(&mut [0; 1_024]).await.unwrap();
-        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
-    });
+    let url = stand_in("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", None).await;
     let error = EventStream::open(&url, &Filter::default()).await.unwrap_err();
     assert!(matches!(error, OpenError::NoEvents(_)));
     assert!(error.to_string().contains(&url.to_string()), "{error}");
-    other.await.unwrap();
-    // Its listener is gone now.
+    // A port that was free a moment ago: nobody listens there.
+    let url = Url::of(TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap());
     let error = EventStream::open(&url, &Filter::default()).await.unwrap_err();
     assert!(matches!(error, OpenError::NobodyThere(_)));
     assert!(error.to_string().contains(&url.to_string()), "{error}");
@@ -135,18 +127,40 @@ async fn the_daemons_reason_is_passed_on() {
     assert!(error.to_string().contains("readers of /events are connected"), "{error}");
 }
 
-#[tokio::test]
-async fn a_daemon_that_breaks_off_is_an_error() {
+/// Answers one request with these bytes, then with `more` for as long as they are taken.
+async fn stand_in(answer: &'static str, more: Option<&'static [u8]>) -> Url {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = Url::of(listener.local_addr().unwrap());
     tokio::spawn(async move {
-        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
         let (mut stream, _) = listener.accept().await.unwrap();
+        // The request is read first: closing before would reset the connection.
         let _ = stream.read(&mut [0; 1_024]).await.unwrap();
-        let head = "HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n";
-        stream.write_all(format!("{head}4\r\n{{}}\n{{\r\n9\r\n}}").as_bytes()).await.unwrap();
+        stream.write_all(answer.as_bytes()).await.unwrap();
+        while let Some(more) = more
+            && stream.write_all(more).await.is_ok()
+        {}
     });
+    url
+}
+
+#[tokio::test]
+async fn a_daemon_that_breaks_off_is_an_error() {
+    let answer = "HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n4\r\n{}\n{\r\n9\r\n}";
+    let url = stand_in(answer, None).await;
     let mut stream = EventStream::open(&url, &Filter::default()).await.unwrap();
     assert_eq!(stream.lines().await.unwrap(), Some(Bytes::from_static(b"{}\n")));
     assert_eq!(stream.lines().await.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+}
+
+#[tokio::test]
+async fn a_line_without_an_end_is_not_kept_forever() {
+    let answer = "HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\n\r\n";
+    let url = stand_in(answer, Some(&[b'x'; 8_192])).await;
+    let mut stream = EventStream::open(&url, &Filter::default()).await.unwrap();
+    let error = tokio::time::timeout(PATIENCE, stream.lines()).await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+    let url = stand_in("HTTP/1.1 200 OK\r\nX: ", Some(&[b'x'; 8_192])).await;
+    let error = EventStream::open(&url, &Filter::default()).await.unwrap_err();
+    assert!(error.to_string().contains("too long"), "{error}");
 }
