@@ -5,6 +5,7 @@
 
 use monitor_common::{Hook, LossReason, Role, Skip, SourceClass, closed_set};
 
+use crate::attach::{AttachMode, NotAttached};
 use crate::classify::{ExposureKind, Outcome, PathClass, Verb};
 use crate::inspect::{ClientCertificate, Credential, Evidence, Protocol, TlsHandshake, Unclassified};
 use crate::reassemble::GapReason;
@@ -41,34 +42,6 @@ pub struct Label {
     pub name: &'static str,
     /// Its words in the order of their index; none where the set is open.
     pub words: &'static [&'static str],
-}
-
-closed_set! {
-    /// How a program sits on its hook.
-    AttachMode {
-        /// XDP in the driver.
-        Native = "native",
-        /// XDP in the kernel's generic path, after the socket buffer was made.
-        Generic = "generic",
-        /// A link of the tcx chain (kernel 6.6 and later), ingress and egress.
-        Tcx = "tcx",
-        /// A filter of the clsact qdisc, ingress and egress.
-        Clsact = "clsact",
-    }
-}
-
-closed_set! {
-    /// Why a program is not on an interface's hook.
-    NotAttached {
-        /// Another program is there.
-        Taken = "taken",
-        /// The driver or the kernel does not offer it.
-        Unsupported = "unsupported",
-        /// The process may not.
-        NotPermitted = "not_permitted",
-        /// Any other error; the log has it.
-        Failed = "failed",
-    }
 }
 
 closed_set! {

@@ -15,7 +15,7 @@ pub mod time;
 #[cfg(test)]
 pub(crate) mod examples;
 
-pub use definitions::{AttachMode, NotAttached, Tier, TierReason};
+pub use definitions::{Tier, TierReason};
 pub use events::Events;
 pub use filter::Filter;
 pub use health::Health;
