@@ -7,13 +7,12 @@ use std::sync::Arc;
 use monitor_common::{Hook, LossReason};
 use prometheus::{Registry, TextEncoder};
 
-use super::definitions::{
-    self, AttachMode, DECISION, FIRST_REQUEST, NotAttached, STATUS, TLS_VERSION, Tier, TierReason,
-};
+use super::definitions::{self, DECISION, FIRST_REQUEST, STATUS, TLS_VERSION, Tier, TierReason};
 use super::family::{Family, OpenFamily};
 use super::kernel::{KernelCollector, KernelSource};
 use super::process::ProcessCollector;
 use super::{FirstRequestFacts, first_request};
+use crate::attach::{AttachMode, NotAttached};
 use crate::classify::{Connection, ExposureKind};
 use crate::inspect::{Credential, Evidence, Unclassified};
 use crate::pipeline::Event;
