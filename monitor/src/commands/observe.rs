@@ -1,20 +1,24 @@
 //! `observe`: connections and exposures as they happen, a line each.
 //!
-//! They come from the `/events` of a monitor, at `--from URL` or at the address where one on this machine listens.
+//! They come from the `/events` of a monitor, at `--from URL` or at the address where one on this machine listens; where
+//! none does, this attaches by itself for as long as it runs.
 
 mod client;
 mod text;
 
 use std::io::{self, IsTerminal as _, Write};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use bytes::Bytes;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::attach::Policy;
 use crate::config::Settings;
-use crate::export::Filter;
+use crate::export::{Events, Filter, Health, Metrics};
+use crate::live;
 use client::{EventStream, OpenError, Url};
 
 monitor_common::closed_set! {
@@ -37,6 +41,9 @@ const LOOK: Duration = Duration::from_millis(250);
 /// What was read may take this long to be printed after the end was asked for.
 const LAST_LINES: Duration = Duration::from_millis(300);
 
+/// What this attached may take this long to be gone.
+const DETACH: Duration = Duration::from_secs(5);
+
 /// Prints events until Ctrl-C, SIGTERM, or the reader of our output leaves, which are all fine; or until the monitor
 /// ends the stream. Without `from` and without a monitor at `settings.listen`, attaches by itself.
 pub async fn observe(settings: &Settings, from: Option<&str>, filter: &Filter, output: Output) -> anyhow::Result<()> {
@@ -50,39 +57,78 @@ pub async fn observe(settings: &Settings, from: Option<&str>, filter: &Filter, o
     let stdout = io::stdout();
     let coloured = stdout.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let mut printed = print(lines, output, coloured, stdout)?;
+    let (end, mut ended) = watch::channel(false);
     let source = async {
         match EventStream::open(&url, filter).await {
-            Ok(stream) => forward(stream, &url, sink).await,
-            Err(OpenError::NobodyThere(_)) if from.is_none() => attach_and_stream(settings, filter, sink).await,
+            Ok(stream) => tokio::select! {
+                broken_off = forward(stream, &url, sink) => broken_off,
+                _ = ended.wait_for(|end| *end) => Ok(()),
+            },
+            Err(OpenError::NobodyThere(_)) if from.is_none() => attach_and_stream(settings, filter, sink, ended).await,
             Err(error) => Err(error.into()),
         }
     };
-    let ended = tokio::select! {
-        ended = source => ended,
-        printed = &mut printed => return unless_closed(printed),
-        _ = interrupt.recv() => Ok(()),
-        _ = terminate.recv() => Ok(()),
-        () = output_closed() => return Ok(()),
+    let mut source = std::pin::pin!(source);
+    let outcome = tokio::select! {
+        outcome = &mut source => Some(outcome),
+        closed = &mut printed => {
+            // Printing ends first only when the reader of our output has left, or writing to it fails.
+            end.send_replace(true);
+            let _ = tokio::time::timeout(DETACH, source).await;
+            return unless_closed(closed);
+        }
+        _ = interrupt.recv() => None,
+        _ = terminate.recv() => None,
+        () = output_closed() => None,
     };
-    // The source is gone, and with it the sending end: the printer ends once it has printed what waits.
+    let outcome = match outcome {
+        Some(outcome) => outcome,
+        None => {
+            end.send_replace(true);
+            tokio::time::timeout(DETACH, source).await.unwrap_or(Ok(()))
+        }
+    };
+    // The source has ended, and with it the sending end: the printer ends once it has printed what waits.
     if let Ok(printed) = tokio::time::timeout(LAST_LINES, printed).await {
         unless_closed(printed)?;
     }
-    ended
+    outcome
 }
 
-/// Attaches here as `run` does, and hands the events of [`crate::export::Events`] to `sink`, in whole lines of JSON.
-///
-/// Not built yet: `observe` needs a running monitor.
-pub async fn attach_and_stream(
+/// Attaches here as `run` does, and hands the events that the filter takes to `sink`, in whole lines of JSON. Returns
+/// once all that was attached is gone.
+async fn attach_and_stream(
     settings: &Settings,
-    _filter: &Filter,
-    _sink: mpsc::Sender<Bytes>,
+    filter: &Filter,
+    sink: mpsc::Sender<Bytes>,
+    shutdown: watch::Receiver<bool>,
 ) -> anyhow::Result<()> {
-    anyhow::bail!(
-        "no monitor answers at {}: start `api-exposure-monitor run`, or name another one with --from URL",
-        settings.listen
-    )
+    eprintln!("no monitor answers at {}: attaching here", settings.listen);
+    let metrics = Arc::new(Metrics::new());
+    let events = Events::new(Arc::clone(&metrics));
+    let mut subscription = events.subscribe(filter.clone())?;
+    let forward = async {
+        while let Some(lines) = subscription.next().await {
+            if sink.send(lines).await.is_err() {
+                return;
+            }
+        }
+    };
+    let mut forward = std::pin::pin!(forward);
+    let policy = Policy { xdp_generic: settings.xdp_generic, tcx: true };
+    let publish = events.clone();
+    let live =
+        live::run(settings, policy, metrics, Arc::new(Health::new()), move |event| publish.publish(&event), shutdown);
+    let mut live = std::pin::pin!(live);
+    let ended = tokio::select! {
+        ended = &mut live => ended,
+        // The printer is gone; the caller sees that too, and asks for the end.
+        () = &mut forward => return live.await,
+    };
+    events.close();
+    // A printer that is stuck does not keep this from ending.
+    let _ = tokio::time::timeout(LAST_LINES, forward).await;
+    ended
 }
 
 /// Hands on what the monitor sends, until it ends the stream or the printer is gone.
