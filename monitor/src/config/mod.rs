@@ -82,6 +82,8 @@ settings! {
     listen: SocketAddr, One<AddressAndPort> = "127.0.0.1:9464", "ADDRESS:PORT";
     /// Whether generic XDP counts where an interface has no native one; otherwise TC counts there.
     xdp_generic: bool, One<bool> = "false", "true|false";
+    /// Whether TC attaches by tcx where the kernel has it (6.6 and later); otherwise by a clsact qdisc.
+    tcx: bool, One<bool> = "true", "true|false";
     /// How results are printed; each command has its own formats and default.
     output: Option<Output>, Maybe<Word<Output>> = "", "FORMAT";
 }

@@ -13,7 +13,7 @@ pub mod server;
 pub mod time;
 
 #[cfg(test)]
-mod examples;
+pub(crate) mod examples;
 
 pub use definitions::{Tier, TierReason};
 pub use events::Events;

@@ -20,11 +20,23 @@ pub struct Observation {
     pub refused_by_tls_server: bool,
     /// Why this connection (or what follows in it) could not be read, the first reason that was met.
     pub unclassified: Option<Unclassified>,
+    /// Requests after the cap, done and waiting for [`Observation::take_overflow`].
+    pub(super) overflow: Vec<Request>,
 }
 
 impl Observation {
     /// Requests listed for one connection at the most.
     pub const REQUESTS: usize = 1_000;
+
+    /// Requests after the cap that are done since the last call: to be counted, not to be listed.
+    pub fn take_overflow(&mut self) -> Vec<Request> {
+        std::mem::take(&mut self.overflow)
+    }
+
+    /// Names why this connection could not be read, unless an earlier reason stands.
+    pub(super) fn set_unclassified(&mut self, reason: Unclassified) {
+        self.unclassified.get_or_insert(reason);
+    }
 }
 
 closed_set! {
@@ -54,8 +66,10 @@ pub struct TlsObservation {
     pub sni: Option<String>,
     /// Protocols of the client's ALPN extension, in its order.
     pub alpn_offered: Vec<String>,
-    /// The server's choice, where it is in the clear (up to TLS 1.2).
+    /// The server's choice: in the clear up to TLS 1.2, later inferred.
     pub alpn: Option<String>,
+    /// `record_length` where `alpn` was inferred from the length of TLS 1.3's EncryptedExtensions.
+    pub alpn_evidence: Option<Evidence>,
     /// Whether the session was resumed; `None` when that cannot be told.
     pub resumed: Option<bool>,
     /// How far the handshake came.
@@ -64,6 +78,8 @@ pub struct TlsObservation {
     pub client_certificate: ClientCertificate,
     /// Where `client_certificate` is known from; `None` while it is unknown.
     pub evidence: Option<Evidence>,
+    /// Why `client_certificate` is unknown, where the connection was read to that point.
+    pub certificate_unknown: Option<CertificateUnknown>,
     /// What the server's records showed about the first request over HTTP/2.
     pub first_response: FirstResponse,
     /// The server answered in the clear: a TLS client came to a plaintext port.
@@ -121,6 +137,26 @@ closed_set! {
         ResumedPresented = "resumed_presented",
         /// Resumed session whose ticket carries none.
         ResumedAbsent = "resumed_absent",
+    }
+}
+
+closed_set! {
+    /// Why the client's certificate is unknown.
+    CertificateUnknown {
+        /// The client went away, or sent an alert, before the record that would tell.
+        HungUp = "hung_up",
+        /// Bytes are missing before the record that would tell.
+        Gap = "gap",
+        /// The client pads its records: their lengths say nothing.
+        Padded = "padded",
+        /// A length that no known client sends.
+        Length = "length",
+        /// Early data came before the record that would tell.
+        EarlyData = "early_data",
+        /// Resumed by something whose length says nothing: a session id, a short ticket, an external key.
+        Ticket = "ticket",
+        /// A version of TLS for which there are no rules.
+        Version = "version",
     }
 }
 
