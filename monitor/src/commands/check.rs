@@ -62,11 +62,12 @@ fn word<S: serde::Serializer>(status: &Status, serializer: S) -> Result<S::Ok, S
 /// # Errors
 /// Something does not: `run` would fail.
 pub fn run(_args: &CheckArgs, settings: Settings) -> anyhow::Result<()> {
+    let output = settings.output_of("check", CheckArgs::FORMATS)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let findings = runtime.context("starting the async runtime")?.block_on(look(&settings))?;
     let mut out = io::stdout().lock();
-    match settings.output {
-        Some(Output::Json) => {
+    match output {
+        Output::Json => {
             serde_json::to_writer(&mut out, &findings).map_err(io::Error::from)?;
             writeln!(out)?;
         }
@@ -126,7 +127,7 @@ fn capabilities() -> Finding {
         return finding("capabilities", Status::Limited, "/proc/self/status does not tell them");
     };
     let has = |bit: u32| effective >> bit & 1 != 0;
-    let needed = CAPABILITIES.iter().filter(|(bit, ..)| !has(*bit) && !(*bit != 12 && has(CAP_SYS_ADMIN)));
+    let needed = CAPABILITIES.iter().filter(|(bit, ..)| !has(*bit) && (*bit == 12 || !has(CAP_SYS_ADMIN)));
     let missing: Vec<String> = needed.map(|(_, name, what)| format!("{name} ({what})")).collect();
     if missing.is_empty() {
         finding("capabilities", Status::Ok, "CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON are there")
