@@ -9,7 +9,7 @@ use monitor_common::{Decision, FlowKey, RecordFlags, RecordHeader, Role, Side, S
 
 use crate::classify::{Classifier, Connection, Destination, ExposureKind, Outcome, Source};
 use crate::export::metrics::Metrics;
-use crate::inspect::{Inspector, Observation, Protocol};
+use crate::inspect::{FirstRequest, Inspector, Observation, Protocol};
 use crate::key_hash::KeyHashing;
 use crate::reassemble::{Chunk, Streams};
 use crate::receive::Record;
@@ -209,6 +209,7 @@ impl Pipeline {
                 outcome: if start_known { Outcome::Established } else { Outcome::Midstream },
                 observation: Observation::default(),
                 requests: Vec::new(),
+                first_request: FirstRequest::Unknown,
                 exposures: Vec::new(),
             },
             streams: Streams::new(),

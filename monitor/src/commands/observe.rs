@@ -16,7 +16,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::attach::Policy;
-use crate::config::Settings;
+use super::arguments::ObserveArgs;
+use crate::config::{self, Settings};
 use crate::export::{Events, Filter, Health, Metrics};
 use crate::live;
 use client::{EventStream, OpenError, Url};
@@ -43,6 +44,18 @@ const LAST_LINES: Duration = Duration::from_millis(300);
 
 /// What this attached may take this long to be gone.
 const DETACH: Duration = Duration::from_secs(5);
+
+/// Prints events of a running monitor, else of this node.
+///
+/// # Errors
+/// There is no monitor at `--from`, it breaks off, or nothing can be attached here.
+pub fn run(args: &ObserveArgs, settings: Settings) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let output = if settings.output == Some(config::Output::Json) { Output::Json } else { Output::Text };
+    let filter = args.filter();
+    let observed = observe(&settings, args.from.as_deref(), &filter, output);
+    runtime.context("starting the async runtime")?.block_on(observed)
+}
 
 /// Prints events until Ctrl-C, SIGTERM, or the reader of our output leaves, which are all fine; or until the monitor
 /// ends the stream. Without `from` and without a monitor at `settings.listen`, attaches by itself.
@@ -115,7 +128,7 @@ async fn attach_and_stream(
         }
     };
     let mut forward = std::pin::pin!(forward);
-    let policy = Policy { xdp_generic: settings.xdp_generic, tcx: true };
+    let policy = Policy { xdp_generic: settings.xdp_generic, tcx: settings.tcx };
     let publish = events.clone();
     let live =
         live::run(settings, policy, metrics, Arc::new(Health::new()), move |event| publish.publish(&event), shutdown);
