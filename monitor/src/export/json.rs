@@ -227,6 +227,7 @@ mod tests {
 
     use super::super::examples::{anonymous_over_tls, plaintext, silent};
     use super::*;
+    use crate::inspect::FirstRequest;
 
     fn parsed(event: &Event<'_>) -> Value {
         let mut lines = Vec::new();
@@ -304,8 +305,11 @@ mod tests {
         let tls = connection.observation.tls.as_mut().unwrap();
         tls.alpn = Some("h2".into());
         tls.alpn_evidence = Some(Evidence::RecordLength);
+        connection.first_request = FirstRequest::Anonymous;
         let value = parsed(&Event::Connection(&connection));
         assert_eq!((&value["tls"]["alpn"], &value["tls"]["alpn_evidence"]), (&json!("h2"), &json!("record_length")));
+        assert_eq!(value["tls"]["first_request"], "anonymous");
+        assert_eq!(value["tls"]["first_request_evidence"], "goaway");
     }
 
     #[test]
