@@ -43,6 +43,7 @@ fn defaults() {
         unauthenticated_goaway: UnauthenticatedGoaway::Auto,
         listen: "127.0.0.1:9464".parse().unwrap(),
         xdp_generic: false,
+        tcx: true,
         output: None,
     };
     assert_eq!(Settings::default(), expected);
