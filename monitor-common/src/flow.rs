@@ -9,8 +9,9 @@ pub const fn mapped(address: [u8; 4]) -> [u8; 16] {
 }
 
 /// One TCP connection, the same for both directions and on every interface.
+/// Aligned so that the kernel side copies words and not bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[repr(C)]
+#[repr(C, align(4))]
 pub struct FlowKey {
     /// Address of the client; IPv4 as IPv4-mapped.
     pub client: [u8; 16],
@@ -20,6 +21,24 @@ pub struct FlowKey {
     pub client_port: u16,
     /// The watched port, host byte order.
     pub server_port: u16,
+}
+
+impl FlowKey {
+    /// A hash for the handshake table: the lower bits choose the slot, the upper 32 are its tag.
+    #[inline(always)]
+    pub fn hash(&self) -> u64 {
+        const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
+        let mut hash = u64::from(self.client_port) << 16 | u64::from(self.server_port);
+        for half in [0, 8] {
+            for address in [&self.client, &self.server] {
+                let mut word = [0; 8];
+                word.copy_from_slice(&address[half..half + 8]);
+                hash = (hash ^ u64::from_le_bytes(word)).wrapping_mul(MULTIPLIER);
+                hash ^= hash >> 29;
+            }
+        }
+        hash
+    }
 }
 
 closed_set! {
@@ -66,7 +85,7 @@ pub struct FlowState {
     pub sides: [SideState; 2],
     /// A [`Decision`].
     pub decision: u8,
-    /// Bits of [`FlowState::CLIENT_FIN`], [`FlowState::SERVER_FIN`], [`FlowState::RESET`].
+    /// Bits of [`FlowState::CLIENT_FIN`], [`FlowState::SERVER_FIN`], [`FlowState::RESET`], [`FlowState::SYN_AGAIN`].
     pub closed: u8,
     /// Zero.
     pub reserved: [u8; 6],
@@ -77,8 +96,43 @@ impl FlowState {
     pub const CLIENT_FIN: u8 = 1;
     /// `closed`: the server has sent FIN.
     pub const SERVER_FIN: u8 = 2;
-    /// `closed`: either side has sent RST.
+    /// `closed`: either side has sent RST. It ends nothing by itself: a forged one would blind us for what follows.
     pub const RESET: u8 = 4;
+    /// `closed`: a SYN came with the ports of this flow, so the next payload may be a new connection's.
+    pub const SYN_AGAIN: u8 = 8;
+
+    /// `closed` bit of a FIN from this side.
+    pub const fn fin(side: Side) -> u8 {
+        match side {
+            Side::Client => Self::CLIENT_FIN,
+            Side::Server => Self::SERVER_FIN,
+        }
+    }
+
+    /// Both sides have sent FIN.
+    pub const fn ended(&self) -> bool {
+        self.closed & (Self::CLIENT_FIN | Self::SERVER_FIN) == Self::CLIENT_FIN | Self::SERVER_FIN
+    }
+}
+
+/// What user space has decided about one flow; value of the table through which it tells the kernel side. The kernel
+/// side copies it into the flow, which only it writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Verdict {
+    /// [`FlowState::born`] of the flow that is meant.
+    pub born: u64,
+    /// A [`Decision`].
+    pub decision: u8,
+    /// Zero.
+    pub reserved: [u8; 7],
+}
+
+impl Verdict {
+    /// What is decided about the flow that was born then.
+    pub const fn new(born: u64, decision: Decision) -> Self {
+        Self { born, decision: decision as u8, reserved: [0; 7] }
+    }
 }
 
 /// One direction of a flow. Sequence numbers are TCP's, host byte order.
@@ -104,6 +158,8 @@ impl SideState {
     pub const NEXT_KNOWN: u32 = 2;
     /// Bytes were left out on purpose since the last record of this direction.
     pub const LEFT_OUT: u32 = 4;
+    /// `budget` is valid.
+    pub const BUDGET_KNOWN: u32 = 8;
 }
 
 /// Slot of the handshake table, direct-mapped by a hash of the key: what a SYN and its answer said.
@@ -111,7 +167,7 @@ impl SideState {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Handshake {
-    /// The other bits of the key's hash, so that another flow's slot is not taken for this one's.
+    /// [`FlowKey::hash`]'s upper bits: the other bits of the key's hash, so that another flow's slot is not taken for this one's.
     pub tag: u32,
     /// Sequence number of the client's first payload byte.
     pub client_start: u32,
@@ -119,4 +175,15 @@ pub struct Handshake {
     pub server_start: u32,
     /// Bit 0: `client_start` is known; bit 1: `server_start` is known.
     pub known: u32,
+}
+
+impl Handshake {
+    /// Sequence number of this side's first payload byte, where it is known.
+    pub const fn start(&self, side: Side) -> Option<u32> {
+        match side {
+            Side::Client if self.known & 1 != 0 => Some(self.client_start),
+            Side::Server if self.known & 2 != 0 => Some(self.server_start),
+            _ => None,
+        }
+    }
 }

@@ -9,7 +9,7 @@ pub mod record;
 pub mod skip;
 
 pub use count::{Hook, KernelEvent, PacketCount};
-pub use flow::{Decision, FlowKey, FlowState, Handshake, Side, SideState};
+pub use flow::{Decision, FlowKey, FlowState, Handshake, Side, SideState, Verdict};
 pub use labels::{PacketKind, Role, SourceClass};
 pub use record::{LossReason, RecordFlags, RecordHeader};
 pub use skip::Skip;

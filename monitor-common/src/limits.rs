@@ -26,3 +26,14 @@ pub const SERVER_WINDOW: u32 = 16_384;
 
 /// IPv6 extension headers that are followed.
 pub const EXTENSION_HEADERS: usize = 8;
+
+/// Decisions of user space that the kernel side has not taken over yet; it takes one with the flow's next payload.
+pub const VERDICTS: u32 = 16_384;
+
+/// How far behind the handshake the first payload that we see may lie for the handshake to be taken for this
+/// connection's: as far as a sender's first windows reach.
+pub const START_WINDOW: u32 = 1 << 20;
+
+/// Records that one segment is cut into at the most: the largest BIG TCP packet (GRO_MAX_SIZE, include/linux/netdevice.h,
+/// 6.18) is 8 * 65,535 bytes.
+pub const RECORDS_PER_SEGMENT: u32 = 33;

@@ -93,11 +93,15 @@ mod user {
     unsafe impl aya::Pod for crate::FlowState {}
     // SAFETY: see the module.
     unsafe impl aya::Pod for crate::Handshake {}
+    // SAFETY: see the module.
+    unsafe impl aya::Pod for crate::Verdict {}
+    // SAFETY: see the module.
+    unsafe impl aya::Pod for crate::PacketCount {}
 }
 
 #[cfg(test)]
 mod tests {
-    use crate::{FlowKey, FlowState, Handshake, RecordHeader, SideState};
+    use crate::{FlowKey, FlowState, Handshake, PacketCount, RecordHeader, SideState, Verdict};
 
     #[test]
     fn layouts_have_no_padding() {
@@ -105,6 +109,8 @@ mod tests {
         assert_eq!(size_of::<SideState>(), 20);
         assert_eq!(size_of::<FlowState>(), 8 + 2 * 20 + 8);
         assert_eq!(size_of::<Handshake>(), 16);
+        assert_eq!(size_of::<Verdict>(), 16);
+        assert_eq!(size_of::<PacketCount>(), 16);
         assert_eq!(RecordHeader::SIZE, 8 + 8 + 36 + 7 * 4 + 8);
         assert_eq!(RecordHeader::SIZE % 8, 0, "records in the ring stay aligned");
     }

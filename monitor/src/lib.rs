@@ -9,6 +9,8 @@ pub mod commands;
 pub mod config;
 pub mod export;
 pub mod inspect;
+mod key_hash;
+pub mod live;
 pub mod pipeline;
 pub mod reassemble;
 pub mod receive;

@@ -72,12 +72,17 @@ impl Summary {
         }
     }
 
+    /// Whether no connection was counted.
+    pub fn is_empty(&self) -> bool {
+        self.total.connections == 0
+    }
+
     /// Writes the summary: lines of at most 120 columns, without colour.
     ///
     /// # Errors
     /// Those of `out`.
     pub fn print(&self, out: &mut impl Write) -> io::Result<()> {
-        if self.total.connections == 0 {
+        if self.is_empty() {
             return writeln!(out, "No connection with payload on a watched port.");
         }
         writeln!(

@@ -1,0 +1,8 @@
+//! Tells the linker of the kernel object what every kernel that runs it can do: packets may be read unaligned on
+//! x86-64 and arm64, and 32-bit registers exist since 5.1.
+fn main() {
+    println!("cargo:rerun-if-changed=build.rs");
+    if std::env::var("CARGO_CFG_TARGET_ARCH").is_ok_and(|architecture| architecture == "bpf") {
+        println!("cargo:rustc-link-arg-bins=--cpu-features=+alu32,+allows-misaligned-mem-access");
+    }
+}

@@ -1,0 +1,90 @@
+//! select: is this segment between a client and a watched port, who speaks, and what kind of packet is it?
+
+use monitor_common::{FlowKey, PacketKind, Role, Side, Skip};
+
+use crate::bounds::Frame;
+use crate::parse::{Segment, TcpHeader, tcp};
+use crate::track::Tables;
+
+/// A segment of a watched connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Watched<'key> {
+    /// The connection.
+    pub key: &'key FlowKey,
+    /// Who speaks.
+    pub side: Side,
+    /// What the watched port is meant to be.
+    pub role: Role,
+    /// What its TCP header says.
+    pub tcp: TcpHeader,
+    /// Bytes of the frame on the wire.
+    pub wire_length: usize,
+}
+
+/// A segment between a client and a watched port, before the rest of its headers is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Located {
+    /// Where it is.
+    pub segment: Segment,
+    /// A [`Side`]: who speaks.
+    pub side: u8,
+    /// A [`Role`]: what the watched port is meant to be.
+    pub role: u8,
+}
+
+/// Takes a segment when one of its ports is watched. Where both are, the lower one is the server's, so that both
+/// directions agree without having seen how the connection began. `key` is room for the connection's key, the
+/// caller's because the kernel's stack of 512 bytes has none to spare.
+///
+/// # Errors
+/// Neither port is watched, or the rest of its headers cannot be read.
+#[inline(always)]
+pub fn select<'key, F: Frame + ?Sized, T: Tables>(
+    frame: &F,
+    segment: &Segment,
+    tables: &mut T,
+    key: &'key mut FlowKey,
+) -> Result<Watched<'key>, Skip> {
+    let (source, destination) = (tables.role(segment.source_port), tables.role(segment.destination_port));
+    let (side, role) = match (source, destination) {
+        (None, None) => return Err(Skip::NotWatched),
+        (Some(role), None) => (Side::Server, role),
+        (None, Some(role)) => (Side::Client, role),
+        (Some(role), Some(_)) if segment.source_port < segment.destination_port => (Side::Server, role),
+        (Some(_), Some(role)) => (Side::Client, role),
+    };
+    let located = tables.settle(Located { segment: *segment, side: side as u8, role: role as u8 });
+    let (Some(side), Some(role)) = (Side::from_value(located.side), Role::from_value(located.role)) else {
+        return Err(Skip::NotWatched);
+    };
+    let segment = &located.segment;
+    let tcp = segment.tcp(frame)?;
+    let (source, destination) = match side {
+        Side::Client => (&mut key.client, &mut key.server),
+        Side::Server => (&mut key.server, &mut key.client),
+    };
+    segment.addresses(frame, source, destination)?;
+    (key.client_port, key.server_port) = match side {
+        Side::Client => (segment.source_port, segment.destination_port),
+        Side::Server => (segment.destination_port, segment.source_port),
+    };
+    Ok(Watched { key, side, role, tcp, wire_length: segment.wire_length(frame) })
+}
+
+impl Watched<'_> {
+    /// What this packet counts as.
+    #[inline(always)]
+    pub fn kind(&self) -> PacketKind {
+        let flags = self.tcp.flags;
+        match self.side {
+            _ if flags & tcp::RST != 0 => PacketKind::Reset,
+            Side::Server if flags & (tcp::SYN | tcp::ACK) == tcp::SYN | tcp::ACK => PacketKind::SynAck,
+            Side::Server => PacketKind::Reply,
+            Side::Client if flags & tcp::SYN != 0 => PacketKind::Syn,
+            Side::Client if flags & tcp::FIN != 0 => PacketKind::Fin,
+            Side::Client if self.tcp.length > 0 => PacketKind::Data,
+            Side::Client => PacketKind::Ack,
+        }
+    }
+}

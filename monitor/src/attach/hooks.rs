@@ -1,0 +1,206 @@
+//! Attaching to the hooks of one interface, without ever replacing or removing what another program put there.
+
+use aya::programs::tc::{
+    NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact, qdisc_detach_program,
+};
+use aya::programs::xdp::XdpLink;
+use aya::programs::{LinkOrder, ProgramError, TcAttachType, XdpMode};
+use monitor_common::closed_set;
+
+use super::interfaces::Interface;
+use super::object::{KernelHalf, one_line, os_error, permission_denied, program};
+
+/// Priority of the clsact filters: behind those that network plugins put first (Cilium's is 1).
+const CLSACT_PRIORITY: u16 = 10;
+
+/// Handle of the clsact filters, by which they are known for ours.
+const CLSACT_HANDLE: TcHandle = TcHandle::new(0xa91, 0xe);
+
+closed_set! {
+    /// How a program sits on its hook.
+    AttachMode {
+        /// XDP in the driver.
+        Native = "native",
+        /// XDP in the kernel's generic path, after the socket buffer was made.
+        Generic = "generic",
+        /// A link of the tcx chain (kernel 6.6 and later), ingress and egress.
+        Tcx = "tcx",
+        /// A filter of the clsact qdisc, ingress and egress.
+        Clsact = "clsact",
+    }
+}
+
+closed_set! {
+    /// Why a program is not on an interface's hook.
+    NotAttached {
+        /// Another program is there.
+        Taken = "taken",
+        /// The driver or the kernel does not offer it.
+        Unsupported = "unsupported",
+        /// The process may not.
+        NotPermitted = "not_permitted",
+        /// Any other error; the log has it.
+        Failed = "failed",
+    }
+}
+
+/// Why a hook could not be had: the word of the metric, and the words for people.
+#[derive(Clone, Debug)]
+pub struct Refusal {
+    /// The word of the metric.
+    pub reason: NotAttached,
+    /// The words for people.
+    pub words: String,
+}
+
+impl Refusal {
+    fn new(reason: NotAttached, words: impl Into<String>) -> Self {
+        Self { reason, words: words.into() }
+    }
+}
+
+/// What may be used of XDP and TC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// Generic XDP where there is no native one.
+    pub xdp_generic: bool,
+    /// tcx where the kernel has it; off to test the older way.
+    pub tcx: bool,
+}
+
+/// Our programs on one interface. Dropping it detaches them; a qdisc stays, since others may use it by then.
+pub struct Attached {
+    /// Why XDP does not count here.
+    xdp: Result<(XdpLink, AttachMode), Refusal>,
+    /// How TC is attached.
+    tc: AttachMode,
+    /// Held for their `Drop`.
+    _links: [SchedClassifierLink; 2],
+}
+
+impl Attached {
+    /// Attaches to `interface`: XDP counts where it can be had, TC reads, and counts where XDP does not.
+    ///
+    /// # Errors
+    /// TC can be attached in neither way; nothing is left behind.
+    pub fn new(kernel: &mut KernelHalf, interface: &Interface, policy: Policy) -> Result<Self, Refusal> {
+        let xdp = attach_xdp(kernel, interface, policy);
+        let (ingress_program, egress_program) = match (interface.ethernet, &xdp) {
+            (true, Ok(_)) => (program::INGRESS, program::EGRESS),
+            (true, Err(_)) => (program::INGRESS_COUNT, program::EGRESS),
+            (false, _) => (program::INGRESS_IP, program::EGRESS_IP),
+        };
+        let (ingress, tc) = attach_tc(kernel, interface, ingress_program, TcAttachType::Ingress, policy)?;
+        let (egress, _) = attach_tc(kernel, interface, egress_program, TcAttachType::Egress, policy)?;
+        Ok(Self { xdp, tc, _links: [ingress, egress] })
+    }
+
+    /// How XDP is attached, or why it is not.
+    pub fn xdp(&self) -> Result<AttachMode, &Refusal> {
+        self.xdp.as_ref().map(|(_, mode)| *mode)
+    }
+
+    /// How TC is attached.
+    pub fn tc(&self) -> AttachMode {
+        self.tc
+    }
+}
+
+/// XDP: the driver's first, generic only when it was asked for. What is there already stays.
+fn attach_xdp(
+    kernel: &mut KernelHalf,
+    interface: &Interface,
+    policy: Policy,
+) -> Result<(XdpLink, AttachMode), Refusal> {
+    if !interface.ethernet {
+        return Err(Refusal::new(
+            NotAttached::Unsupported,
+            "without Ethernet headers there is no XDP that could read it",
+        ));
+    }
+    if let Some(id) = interface.xdp_program {
+        return Err(Refusal::new(NotAttached::Taken, format!("somebody else's XDP program (id {id}) is there")));
+    }
+    let native = (!interface.loopback).then_some((XdpMode::Driver, AttachMode::Native));
+    let generic = policy.xdp_generic.then_some((XdpMode::Skb, AttachMode::Generic));
+    let mut refused = Refusal::new(NotAttached::Unsupported, "the loopback interface has no native XDP");
+    for (xdp_mode, mode) in native.into_iter().chain(generic) {
+        for name in [program::XDP, program::XDP_LINEAR] {
+            let xdp = match kernel.xdp(name) {
+                Ok(xdp) => xdp,
+                Err(error) => {
+                    refused = Refusal::new(NotAttached::Failed, format!("{error:#}"));
+                    continue;
+                }
+            };
+            match xdp.attach_to_if_index(interface.index, xdp_mode).and_then(|id| xdp.take_link(id)) {
+                Ok(link) => return Ok((link, mode)),
+                Err(error) => refused = explain_xdp(&error),
+            }
+        }
+    }
+    Err(refused)
+}
+
+fn explain_xdp(error: &ProgramError) -> Refusal {
+    match os_error(error) {
+        Some(libc::EBUSY | libc::EEXIST) => Refusal::new(NotAttached::Taken, "somebody else's XDP program is there"),
+        Some(libc::EOPNOTSUPP) => Refusal::new(NotAttached::Unsupported, "its driver has no native XDP"),
+        Some(libc::EINVAL | libc::ERANGE) => {
+            Refusal::new(NotAttached::Unsupported, "its driver refuses XDP as it is set up (MTU, LRO)")
+        }
+        Some(libc::EPERM | libc::EACCES) => Refusal::new(NotAttached::NotPermitted, "no privilege for XDP"),
+        _ => Refusal::new(NotAttached::Failed, one_line(error)),
+    }
+}
+
+/// TC: tcx first in the chain, or a filter on clsact.
+fn attach_tc(
+    kernel: &mut KernelHalf,
+    interface: &Interface,
+    name: &str,
+    direction: TcAttachType,
+    policy: Policy,
+) -> Result<(SchedClassifierLink, AttachMode), Refusal> {
+    let classifier =
+        kernel.classifier(name).map_err(|error| Refusal::new(NotAttached::Failed, format!("{error:#}")))?;
+    if policy.tcx {
+        let options = TcAttachOptions::TcxOrder(LinkOrder::first());
+        let link = classifier.attach_with_options(&interface.name, direction, options);
+        match link.and_then(|id| classifier.take_link(id)) {
+            Ok(link) => return Ok((link, AttachMode::Tcx)),
+            Err(error) if permission_denied(&error) => return Err(explain_tc(interface, &error)),
+            Err(error) if os_error(&error) == Some(libc::ENODEV) => return Err(explain_tc(interface, &error)),
+            // Before 6.6 the kernel knows no such attach type: EINVAL.
+            Err(error) => tracing::debug!(interface = %interface.name, %error, "no tcx: trying clsact"),
+        }
+    }
+    match qdisc_add_clsact(&interface.name) {
+        Ok(()) => tracing::debug!(interface = %interface.name, "added a clsact qdisc"),
+        Err(TcError::AlreadyAttached) => {}
+        Err(error) => return Err(explain_tc(interface, &error)),
+    }
+    // What a killed predecessor left behind: a filter outlives its process, and these names are only ours.
+    for left in program::TC {
+        if qdisc_detach_program(&interface.name, direction, left).is_ok() {
+            tracing::info!(interface = %interface.name, program = left, "removed the filter that a predecessor left");
+        }
+    }
+    let options = NlOptions { priority: CLSACT_PRIORITY, handle: CLSACT_HANDLE, classid: None };
+    let link = classifier.attach_with_options(&interface.name, direction, TcAttachOptions::Netlink(options));
+    link.and_then(|id| classifier.take_link(id))
+        .map(|link| (link, AttachMode::Clsact))
+        .map_err(|error| explain_tc(interface, &error))
+}
+
+fn explain_tc(interface: &Interface, error: &(dyn std::error::Error + 'static)) -> Refusal {
+    let name = &interface.name;
+    match os_error(error) {
+        Some(libc::EPERM | libc::EACCES) => Refusal::new(
+            NotAttached::NotPermitted,
+            format!("no privilege to attach to {name}: run as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"),
+        ),
+        Some(libc::ENODEV) => Refusal::new(NotAttached::Failed, format!("interface {name} is gone")),
+        _ => Refusal::new(NotAttached::Failed, format!("attaching TC to {name}: {}", one_line(error))),
+    }
+}

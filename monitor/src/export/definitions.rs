@@ -1,0 +1,325 @@
+//! Every metric in one table: its name, its kind, its labels with every word they can hold, and its help.
+//!
+//! The label sets are closed; the two open labels (an interface's name, a program's name) are bounded by the node and
+//! by the object. Exact and inferred knowledge never share a metric without the label `evidence` telling them apart.
+
+use monitor_common::{Hook, LossReason, Role, Skip, SourceClass, closed_set};
+
+use crate::attach::{AttachMode, NotAttached};
+use crate::classify::{ExposureKind, Outcome, PathClass, Verb};
+use crate::inspect::{ClientCertificate, Credential, Evidence, Protocol, TlsHandshake, Unclassified};
+use crate::reassemble::GapReason;
+
+/// What a metric is called, what it means, and which series it can have.
+#[derive(Debug)]
+pub struct Definition {
+    /// The whole name.
+    pub name: &'static str,
+    /// Counter or gauge.
+    pub kind: Kind,
+    /// In the order in which a value is indexed.
+    pub labels: &'static [Label],
+    /// Every series is there from the start with 0, so that the first event is an increase; otherwise a series appears
+    /// with its first event.
+    pub present: bool,
+    /// The text of `# HELP`.
+    pub help: &'static str,
+}
+
+/// What a value does over time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Grows until the process ends.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+}
+
+/// A label and every word that it can hold.
+#[derive(Debug)]
+pub struct Label {
+    /// Its name.
+    pub name: &'static str,
+    /// Its words in the order of their index; none where the set is open.
+    pub words: &'static [&'static str],
+}
+
+closed_set! {
+    /// Sources of evidence, from the ones that packets alone give to the API server's own word.
+    Tier {
+        /// Requests and credentials in the clear: exact.
+        Plaintext = "plaintext",
+        /// Hellos, and the client's certificate of TLS up to 1.2: exact.
+        TlsClear = "tls_clear",
+        /// Client certificates of TLS 1.3 from record lengths: inferred.
+        RecordLength = "record_length",
+        /// What became of the first request over HTTP/2 from the server's GOAWAY: inferred.
+        Goaway = "goaway",
+        /// The probe in the API server: exact.
+        Probe = "probe",
+        /// The API server's audit log: exact.
+        Audit = "audit",
+    }
+}
+
+closed_set! {
+    /// Why a source of evidence works or does not.
+    TierReason {
+        /// It works.
+        Working = "working",
+        /// Nothing has been attached yet, or nothing any more.
+        NotAttached = "not_attached",
+        /// It was not asked for.
+        NotConfigured = "not_configured",
+        /// What it needs was not seen yet.
+        NotSeen = "not_seen",
+        /// The process may not.
+        NotPermitted = "not_permitted",
+        /// This kernel, server or build does not offer it.
+        Unsupported = "unsupported",
+        /// Any other error; the log has it.
+        Failed = "failed",
+    }
+}
+
+/// The words of a closed set, in the order of its values, with more behind them.
+macro_rules! words {
+    ($set:ty $(, $more:literal)*) => {{
+        const MORE: &[&str] = &[$($more),*];
+        const WORDS: [&str; <$set>::COUNT + MORE.len()] = {
+            let mut words = [""; <$set>::COUNT + MORE.len()];
+            let mut at = 0;
+            while at < <$set>::COUNT {
+                words[at] = <$set>::ALL[at].label();
+                at += 1;
+            }
+            let mut more = 0;
+            while more < MORE.len() {
+                words[at + more] = MORE[more];
+                more += 1;
+            }
+            words
+        };
+        &WORDS
+    }};
+}
+
+/// Words of the label `status`: the first digit of the status code.
+pub const STATUS: &[&str] = &["none", "1xx", "2xx", "3xx", "4xx", "5xx", "other"];
+
+/// Words of the label `version`: what the server chose.
+pub const TLS_VERSION: &[&str] = &["unknown", "ssl3.0", "1.0", "1.1", "1.2", "1.3", "other"];
+
+/// Words of the label `first_request`.
+pub const FIRST_REQUEST: &[&str] = &["unknown", "anonymous", "refused", "accepted"];
+
+/// Words of the label `decision`.
+pub const DECISION: &[&str] = &["unknown", "allowed", "denied"];
+
+const ROLE: Label = Label { name: "role", words: words!(Role) };
+const SOURCE: Label = Label { name: "source", words: words!(SourceClass) };
+const VERB: Label = Label { name: "verb", words: words!(Verb) };
+const PATH_CLASS: Label = Label { name: "path_class", words: words!(PathClass) };
+const EVIDENCE: Label = Label { name: "evidence", words: words!(Evidence, "unknown") };
+const INTERFACE: Label = Label { name: "interface", words: &[] };
+const HOOK: Label = Label { name: "hook", words: words!(Hook) };
+const PROGRAM: Label = Label { name: "program", words: &[] };
+
+macro_rules! definitions {
+    ($($(#[$meta:meta])* $constant:ident = $kind:ident $(($present:ident))? $name:literal [$($label:expr),* $(,)?] $help:literal;)+) => {
+        $(
+            #[doc = $help]
+            pub static $constant: Definition = Definition {
+                name: $name,
+                kind: Kind::$kind,
+                labels: &[$($label),*],
+                present: definitions!(@present $($present)?),
+                help: $help,
+            };
+        )+
+
+        /// Every metric, in the order of the documentation.
+        pub static ALL: &[&Definition] = &[$(&$constant),+];
+    };
+    (@present present) => { true };
+    (@present) => { false };
+}
+
+definitions! {
+    EXPOSURES = Counter(present) "api_exposure_exposures_total" [Label { name: "kind", words: words!(ExposureKind) }, SOURCE]
+        "Exposures: connections on which something was seen that should not have been possible, once for each connection and kind, by where the client's address belongs.";
+    CONNECTIONS = Counter "api_exposure_connections_total" [ROLE, SOURCE, Label { name: "protocol", words: words!(Protocol) }, Label { name: "outcome", words: words!(Outcome) }]
+        "Connections to watched ports on which payload was seen, by what the port is meant to be, where the client's address belongs, what was spoken, and whether the start was seen. Connections without payload are in api_exposure_tcp_handshake_packets_total.";
+    UNCLASSIFIED = Counter(present) "api_exposure_unclassified_connections_total" [Label { name: "reason", words: words!(Unclassified) }]
+        "Connections that could not be read, or not to their end, by the first reason. They are unknown, not harmless.";
+    TLS_HANDSHAKES = Counter "api_exposure_tls_handshakes_total" [ROLE, SOURCE, Label { name: "version", words: TLS_VERSION }, Label { name: "client_certificate", words: words!(ClientCertificate) }, EVIDENCE]
+        "TLS connections by negotiated version and by what the client showed of a certificate. Evidence certificate_message was read and is exact; record_length and ticket_length are inferred from sizes. A presented certificate is not an authenticated one, and an absent one does not mean an anonymous request: a token may follow.";
+    TLS_HANDSHAKE_RESULTS = Counter "api_exposure_tls_handshake_results_total" [ROLE, SOURCE, Label { name: "handshake", words: words!(TlsHandshake) }]
+        "TLS connections by how far the handshake came: completed, rejected by the client (it hung up on the server's certificate), rejected by the server, or incomplete while it was watched.";
+    FIRST_REQUESTS = Counter "api_exposure_first_requests_inferred_total" [ROLE, SOURCE, Label { name: "first_request", words: FIRST_REQUEST }, EVIDENCE]
+        "Inferred, not exact: what the API server made of the first request of a completed TLS connection, told from its HTTP/2 GOAWAY: anonymous, refused (401), accepted (any credential), or unknown.";
+    PLAINTEXT_REQUESTS = Counter "api_exposure_plaintext_requests_total" [ROLE, SOURCE, VERB, PATH_CLASS, Label { name: "credential", words: words!(Credential) }, Label { name: "status", words: STATUS }]
+        "HTTP requests in the clear on watched ports, read exactly, by what they do, what their path leads to, which credential they carry by the API server's own rule, and the class of the answer's status code (none: no answer was seen). They count whether or not the server turned out to be the Kubernetes API.";
+    ANONYMOUS_REQUESTS = Counter "api_exposure_anonymous_requests_total" [SOURCE, VERB, PATH_CLASS, Label { name: "decision", words: DECISION }, EVIDENCE]
+        "Exact, not inferred: requests to the Kubernetes API without a credential. Evidence plaintext was read in the clear, where decision is denied for the status codes 401 and 403 and allowed for any other.";
+
+    PACKETS = Counter(present) "api_exposure_packets_total" [ROLE, SOURCE]
+        "TCP packets to and from watched ports as the kernel side counted them, by what the port is meant to be and where the client's address belongs. A packet that passes two watched interfaces counts on each.";
+    BYTES = Counter(present) "api_exposure_bytes_total" [ROLE, SOURCE]
+        "Bytes of the frames in api_exposure_packets_total, from the link layer's header on.";
+    TCP_HANDSHAKE_PACKETS = Counter(present) "api_exposure_tcp_handshake_packets_total" [ROLE, SOURCE, Label { name: "step", words: &["syn", "syn_ack", "reset"] }]
+        "Packets that ask for a connection (syn), grant it (syn_ack) or break it off (reset), whether or not payload followed: scans, floods and silent clients show here only.";
+    SKIPPED_PACKETS = Counter(present) "api_exposure_skipped_packets_total" [HOOK, Label { name: "reason", words: words!(Skip) }]
+        "Packets that the kernel side left alone, by hook and by the reason. Most reasons are the ordinary way of traffic that is of no interest; vxlan, geneve, gre, ip_in_ip, wireguard and encrypted are tunnels whose content is not read; truncated, malformed, table_full and ring_full are losses.";
+    FLOWS_BEGUN = Counter(present) "api_exposure_flows_begun_total" []
+        "Connections that the kernel side began to follow, at their first payload byte.";
+    RECORDS_SENT = Counter(present) "api_exposure_records_sent_total" []
+        "Records (a TCP segment's payload with its header) that the kernel side handed to user space.";
+    RECORD_BYTES_SENT = Counter(present) "api_exposure_record_bytes_sent_total" []
+        "Payload bytes in the records that the kernel side handed to user space.";
+    RECORDS_LOST = Counter(present) "api_exposure_records_lost_total" [Label { name: "reason", words: words!(LossReason) }]
+        "Records that did not reach user space, by reason: what they held was not seen.";
+    RECORDS_RECEIVED = Counter(present) "api_exposure_records_received_total" []
+        "Records that user space took from the kernel side.";
+    RECORD_BYTES_RECEIVED = Counter(present) "api_exposure_record_bytes_received_total" []
+        "Payload bytes in the records that user space took.";
+    RECORDS_MALFORMED = Counter(present) "api_exposure_records_malformed_total" []
+        "Records that user space could not make sense of; any is a defect of this program.";
+
+    FLOWS_TRACKED = Gauge(present) "api_exposure_flows_tracked" []
+        "Connections that user space follows now.";
+    FLOWS_EVICTED = Counter(present) "api_exposure_flows_evicted_total" []
+        "Connections that were dropped before their end to make room for others; each was reported with what was known.";
+    FLOWS_EXPIRED = Counter(present) "api_exposure_flows_expired_total" []
+        "Connections that were no longer followed because nothing had been seen of them for a while.";
+    REASSEMBLY_GAPS = Counter(present) "api_exposure_reassembly_gaps_total" [Label { name: "reason", words: words!(GapReason) }]
+        "Holes in the byte streams of connections, by why the bytes are missing; left_out is on purpose.";
+    REASSEMBLY_GAP_BYTES = Counter(present) "api_exposure_reassembly_gap_bytes_total" [Label { name: "reason", words: words!(GapReason) }]
+        "Bytes missing in the holes of api_exposure_reassembly_gaps_total.";
+    REASSEMBLY_CONFLICTING_BYTES = Counter(present) "api_exposure_reassembly_conflicting_bytes_total" []
+        "Retransmitted bytes that differed from the first copy, a way to hide from a monitor; the first copy was kept.";
+    REASSEMBLY_RETRANSMITTED_BYTES = Counter(present) "api_exposure_reassembly_retransmitted_bytes_total" []
+        "Bytes that came again after they had been read.";
+    REASSEMBLY_OUTSIDE_BYTES = Counter(present) "api_exposure_reassembly_outside_bytes_total" []
+        "Bytes that belong nowhere in their stream: before its beginning, behind its end, or further ahead than a TCP window reaches.";
+    REASSEMBLY_OUT_OF_ORDER = Counter(present) "api_exposure_reassembly_out_of_order_total" []
+        "Records that came before earlier bytes of their stream and were held until those came.";
+
+    ATTACHED = Gauge "api_exposure_attached" [INTERFACE, HOOK, Label { name: "mode", words: words!(AttachMode) }]
+        "1 where a program of this monitor is attached, by interface, hook and way of attaching.";
+    NOT_ATTACHED = Gauge "api_exposure_not_attached" [INTERFACE, HOOK, Label { name: "reason", words: words!(NotAttached) }]
+        "1 where a program of this monitor should be attached and is not, by interface, hook and reason. Where XDP is missing, TC counts instead; where TC is missing, nothing is read there.";
+    DETECTION_TIER = Gauge "api_exposure_detection_tier" [Label { name: "tier", words: words!(Tier) }, Label { name: "reason", words: words!(TierReason) }]
+        "Which evidence works now: 1 with reason working, 0 with the reason why it does not. plaintext, tls_clear, probe and audit are exact; record_length and goaway are inferred.";
+    KERNEL_PROGRAM_RUN_SECONDS = Counter "api_exposure_kernel_program_run_seconds_total" [PROGRAM]
+        "Time that the kernel spent in each program of this monitor. The kernel counts it only while the sysctl kernel.bpf_stats_enabled is 1.";
+    KERNEL_PROGRAM_RUNS = Counter "api_exposure_kernel_program_runs_total" [PROGRAM]
+        "How often the kernel ran each program of this monitor. The kernel counts it only while the sysctl kernel.bpf_stats_enabled is 1.";
+    KERNEL_READ_FAILURES = Counter(present) "api_exposure_kernel_read_failures_total" []
+        "Scrapes in which the kernel side's counters could not be read; its metrics are missing from those scrapes.";
+
+    EVENT_READERS = Gauge(present) "api_exposure_event_readers" []
+        "Readers of /events now.";
+    EVENT_READERS_REFUSED = Counter(present) "api_exposure_event_readers_refused_total" []
+        "Readers of /events that were turned away because there were too many.";
+    EVENT_LINES = Counter(present) "api_exposure_event_lines_total" []
+        "Lines that were written for readers of /events, each once however many readers took it.";
+    EVENT_LINES_LOST = Counter(present) "api_exposure_event_lines_lost_total" []
+        "Lines that readers of /events did not get because they read too slowly, summed over the readers.";
+
+    BUILD_INFO = Gauge "api_exposure_build_info" [Label { name: "version", words: &[] }, Label { name: "revision", words: &[] }]
+        "1; version and source revision of this program.";
+    PROCESS_CPU_SECONDS = Counter "process_cpu_seconds_total" []
+        "User and system CPU time of this process in seconds.";
+    PROCESS_OPEN_FDS = Gauge "process_open_fds" []
+        "File descriptors that this process has open.";
+    PROCESS_RESIDENT_MEMORY_BYTES = Gauge "process_resident_memory_bytes" []
+        "Resident memory of this process in bytes, without the kernel's maps.";
+    PROCESS_START_TIME_SECONDS = Gauge "process_start_time_seconds" []
+        "When this process began, in seconds since 1970 in UTC.";
+    PROCESS_VIRTUAL_MEMORY_BYTES = Gauge "process_virtual_memory_bytes" []
+        "Virtual memory of this process in bytes.";
+}
+
+/// The metrics reference as a table in Markdown, made from [`ALL`].
+pub fn documentation() -> String {
+    let mut text = String::from("| Metric | Type | Labels | Meaning |\n|---|---|---|---|\n");
+    for definition in ALL {
+        let kind = match definition.kind {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+        };
+        let labels: Vec<String> = definition.labels.iter().map(|label| format!("`{}`", label.name)).collect();
+        text += &format!(
+            "| `{}` | {kind} | {} | {} |\n",
+            definition.name,
+            labels.join(", "),
+            definition.help.replace('|', "\\|")
+        );
+    }
+    text += "\n| Label | Words |\n|---|---|\n";
+    let mut seen: Vec<(&str, &[&str])> = Vec::new();
+    for label in ALL.iter().flat_map(|definition| definition.labels) {
+        if !label.words.is_empty() && !seen.contains(&(label.name, label.words)) {
+            seen.push((label.name, label.words));
+        }
+    }
+    for (name, words) in &seen {
+        // Two metrics may use one label name for different sets (`reason`): each says whose it is.
+        let users: Vec<String> = ALL
+            .iter()
+            .filter(|definition| definition.labels.iter().any(|label| label.name == *name && label.words == *words))
+            .map(|definition| format!("`{}`", definition.name))
+            .collect();
+        let ambiguous = seen.iter().filter(|(other, _)| other == name).count() > 1;
+        let of = if ambiguous { format!(" of {}", users.join(", ")) } else { String::new() };
+        let words: Vec<String> = words.iter().map(|word| format!("`{word}`")).collect();
+        text += &format!("| `{name}`{of} | {} |\n", words.join(", "));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn names_follow_prometheus_conventions() {
+        let mut names = HashSet::new();
+        for definition in ALL {
+            let name = definition.name;
+            assert!(names.insert(name), "{name} is defined twice");
+            assert!(name.starts_with("api_exposure_") || name.starts_with("process_"), "{name}");
+            assert_eq!(definition.kind == Kind::Counter, name.ends_with("_total"), "{name}");
+            assert!(definition.help.ends_with('.'), "{name}: help is a sentence");
+            let open = definition.labels.iter().any(|label| label.words.is_empty());
+            assert!(!(open && definition.present), "{name}: an open set cannot be there from the start");
+            for label in definition.labels {
+                let distinct: HashSet<_> = label.words.iter().collect();
+                assert_eq!(distinct.len(), label.words.len(), "{name}: a word of {} stands twice", label.name);
+            }
+        }
+    }
+
+    #[test]
+    fn words_stand_at_their_values() {
+        assert_eq!(ROLE.words.get(Role::NodePort as usize), Some(&"node_port"));
+        assert_eq!(EVIDENCE.words.len(), Evidence::COUNT + 1);
+        assert_eq!(EVIDENCE.words.get(Evidence::Goaway as usize), Some(&"goaway"));
+        assert_eq!(EVIDENCE.words.last(), Some(&"unknown"));
+    }
+
+    #[test]
+    fn documentation_names_every_metric_and_word() {
+        let text = documentation();
+        for definition in ALL {
+            assert!(text.contains(&format!("| `{}` |", definition.name)), "{}", definition.name);
+            for word in definition.labels.iter().flat_map(|label| label.words) {
+                assert!(text.contains(&format!("`{word}`")), "{word}");
+            }
+        }
+        assert!(text.lines().filter(|line| !line.is_empty()).all(|line| line.starts_with('|')));
+    }
+}

@@ -1,0 +1,289 @@
+//! The kernel half at work on this node: attached to its interfaces, its records read and handed through the pipeline.
+
+use std::os::fd::AsRawFd as _;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow};
+use futures_util::StreamExt as _;
+use monitor_common::Hook;
+use rtnetlink::{Handle, MulticastGroup, new_multicast_connection};
+use tokio::sync::watch;
+
+use crate::attach::object::{Counters, KernelHalf, ProgramTimes, Reading};
+use crate::attach::{Attacher, Change, Names, Policy, interfaces};
+use crate::classify::Classifier;
+use crate::config::Settings;
+use crate::export::{Health, KernelCounts, KernelSource, Metrics, Tier, TierReason};
+use crate::pipeline::{Event, Pipeline};
+use crate::receive::Record;
+use crate::watch::Watch;
+
+/// Changes of interfaces come in bursts: wait this long for the rest of one.
+const SETTLE: Duration = Duration::from_millis(100);
+
+/// Interfaces are listed so often even when the kernel says nothing: its messages can be lost when they are many.
+const RELIST: Duration = Duration::from_secs(10);
+
+/// The reader of records looks up this often when none come.
+const POLL: Duration = Duration::from_millis(200);
+
+/// Records in a row before the reader says that it is alive.
+const BEAT: usize = 4_096;
+
+/// Attaches as `settings` say, and hands what happens to `sink` until `shutdown` becomes true. All that was attached is
+/// gone when this returns, whichever way.
+///
+/// # Errors
+/// The kernel half cannot be loaded, no interface takes it, or reading ends of itself.
+pub async fn run(
+    settings: &Settings,
+    policy: Policy,
+    metrics: Arc<Metrics>,
+    health: Arc<Health>,
+    sink: impl FnMut(Event<'_>) + Send + 'static,
+    mut shutdown: watch::Receiver<bool>,
+) -> Result<()> {
+    let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
+    let (connection, handle, mut messages) =
+        new_multicast_connection(&groups).context("opening a netlink socket to follow the interfaces")?;
+    let netlink = tokio::spawn(connection);
+    let patterns = interfaces::Patterns(settings.interface.clone());
+    patterns.check(&interfaces::list(&handle).await?)?;
+
+    let (kernel, reading, counters) = KernelHalf::load()?;
+    let mut node = Node {
+        attacher: Attacher::new(kernel, patterns, policy),
+        settings: settings.clone(),
+        watch: Watch::default(),
+        metrics: Arc::clone(&metrics),
+        times: Arc::default(),
+        handle,
+    };
+    node.reconcile().await?;
+    node.attacher.require_one()?;
+    metrics.set_kernel_source(Some(Arc::new(Source { counters, times: Arc::clone(&node.times) })));
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut reader = Reader::start(settings, reading, &node, &stop, Arc::clone(&health), sink)?;
+    for tier in [Tier::Plaintext, Tier::TlsClear, Tier::RecordLength] {
+        metrics.tier(tier, TierReason::Working);
+    }
+    health.set_ready();
+    tracing::info!(interfaces = node.attacher.count(), "attached");
+
+    let outcome = loop {
+        tokio::select! {
+            _ = shutdown.wait_for(|end| *end) => break Ok(()),
+            ended = &mut reader.ended => break ended.unwrap_or(Err(anyhow!("the reader of records panicked"))),
+            message = messages.next() => if message.is_none() {
+                break Err(anyhow!("the netlink socket that follows the interfaces was closed"));
+            },
+            () = tokio::time::sleep(RELIST) => {}
+        }
+        tokio::time::sleep(SETTLE).await;
+        while futures_util::FutureExt::now_or_never(messages.next()).flatten().is_some() {}
+        if let Err(error) = node.reconcile().await {
+            tracing::warn!("cannot follow the interfaces: {error:#}");
+        }
+    };
+    health.set_not_ready("shutting down");
+    // Detach first, so that what is still in the ring buffer is all that there will be; then read that.
+    drop(node);
+    metrics.set_kernel_source(None);
+    stop.store(true, Ordering::Release);
+    let thread = reader.thread;
+    let joined = tokio::task::spawn_blocking(move || thread.join()).await;
+    netlink.abort();
+    if !matches!(joined, Ok(Ok(()))) {
+        return outcome.and(Err(anyhow!("the reader of records panicked")));
+    }
+    outcome
+}
+
+/// What follows the node's interfaces and addresses.
+struct Node {
+    attacher: Attacher,
+    settings: Settings,
+    watch: Watch,
+    metrics: Arc<Metrics>,
+    times: Arc<Mutex<Option<ProgramTimes>>>,
+    handle: Handle,
+}
+
+impl Node {
+    /// Brings tables and attachments to what the node has now.
+    async fn reconcile(&mut self) -> Result<()> {
+        let watch = Watch::new(&self.settings, &interfaces::addresses(&self.handle).await?);
+        if watch != self.watch {
+            self.attacher.kernel().watch(&watch)?;
+            self.watch = watch;
+        }
+        let changes = self.attacher.reconcile(&interfaces::list(&self.handle).await?);
+        if changes.is_empty() {
+            return Ok(());
+        }
+        for change in &changes {
+            self.tell(change);
+        }
+        let times = self.attacher.kernel().program_times()?;
+        *self.times.lock().unwrap_or_else(PoisonError::into_inner) = Some(times);
+        Ok(())
+    }
+
+    fn tell(&self, change: &Change) {
+        match change {
+            Change::Attached(interface, tc, xdp) => {
+                let name = interface.name.as_str();
+                self.metrics.attached(name, Hook::Tc, *tc);
+                match xdp {
+                    Ok(mode) => {
+                        self.metrics.attached(name, Hook::Xdp, *mode);
+                        tracing::info!(interface = name, tc = tc.label(), xdp = mode.label(), "attached");
+                    }
+                    Err(refusal) => {
+                        self.metrics.not_attached(name, Hook::Xdp, refusal.reason);
+                        tracing::info!(interface = name, tc = tc.label(), no_xdp = %refusal.words, "attached; TC counts");
+                    }
+                }
+            }
+            Change::Released(interface) => {
+                self.metrics.detached(&interface.name);
+                tracing::info!(interface = %interface.name, "released");
+            }
+            Change::Refused(interface, refusal) => {
+                self.metrics.not_attached(&interface.name, Hook::Tc, refusal.reason);
+                tracing::warn!(interface = %interface.name, "not attached: {}", refusal.words);
+            }
+        }
+    }
+}
+
+/// The kernel half's counters, for a scrape.
+struct Source {
+    counters: Counters,
+    times: Arc<Mutex<Option<ProgramTimes>>>,
+}
+
+impl KernelSource for Source {
+    fn read(&self) -> Result<KernelCounts> {
+        let times = self.times.lock().unwrap_or_else(PoisonError::into_inner);
+        let programs = times.as_ref().map(ProgramTimes::read).unwrap_or_default();
+        Ok(KernelCounts {
+            packets: self.counters.packets()?,
+            skips: self.counters.skips()?,
+            losses: self.counters.losses()?,
+            events: self.counters.events()?,
+            programs: programs.into_iter().map(|(name, runs, time)| (name.to_owned(), runs, time)).collect(),
+        })
+    }
+}
+
+/// The thread that reads records.
+struct Reader {
+    thread: std::thread::JoinHandle<()>,
+    ended: tokio::sync::oneshot::Receiver<Result<()>>,
+}
+
+impl Reader {
+    fn start(
+        settings: &Settings,
+        mut reading: Reading,
+        node: &Node,
+        stop: &Arc<AtomicBool>,
+        health: Arc<Health>,
+        mut sink: impl FnMut(Event<'_>) + Send + 'static,
+    ) -> Result<Self> {
+        let names: Names = node.attacher.names();
+        let interface_name =
+            move |index: u32| names.read().unwrap_or_else(PoisonError::into_inner).get(&index).map(Arc::clone);
+        let mut pipeline = Pipeline::new(
+            Classifier::new(settings),
+            Arc::clone(&node.metrics),
+            Box::new(interface_name),
+            clock_offset(),
+        );
+        let metrics = Arc::clone(&node.metrics);
+        let stop = Arc::clone(stop);
+        let (tell, ended) = tokio::sync::oneshot::channel();
+        let read = move || {
+            let outcome = loop {
+                // Read before the ring buffer is: what was in it when this was set is then still read.
+                let stopping = stop.load(Ordering::Acquire);
+                read_all(&mut reading, &mut pipeline, &metrics, &health, &mut sink);
+                pipeline.set_clock_offset(clock_offset());
+                pipeline.sweep(monotonic(), &mut sink);
+                health.beat();
+                if stopping {
+                    break Ok(());
+                }
+                if let Err(error) = wait(&reading) {
+                    break Err(error);
+                }
+            };
+            pipeline.finish(&mut sink);
+            // Nobody listens any more when the daemon is ending: then it needs no telling.
+            let _ = tell.send(outcome);
+        };
+        let thread = std::thread::Builder::new().name("records".to_owned()).spawn(read);
+        Ok(Self { thread: thread.context("starting the thread that reads records")?, ended })
+    }
+}
+
+fn read_all(
+    reading: &mut Reading,
+    pipeline: &mut Pipeline,
+    metrics: &Metrics,
+    health: &Health,
+    sink: &mut impl FnMut(Event<'_>),
+) {
+    let mut read = 0;
+    while let Some(item) = reading.records.next() {
+        match Record::from_bytes(&item) {
+            Some(record) => {
+                if let Some(feedback) = pipeline.record(&record, sink) {
+                    let verdict = monitor_common::Verdict::new(feedback.born, feedback.decision);
+                    if let Err(error) = reading.verdicts.insert(feedback.key, verdict, 0) {
+                        tracing::debug!(%error, "a decision did not reach the kernel");
+                    }
+                }
+            }
+            None => metrics.malformed(),
+        }
+        read += 1;
+        if read % BEAT == 0 {
+            health.beat();
+        }
+    }
+}
+
+/// Waits until there are records, or a while.
+fn wait(reading: &Reading) -> Result<()> {
+    let mut descriptor = libc::pollfd { fd: reading.records.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: the pointer is to one `pollfd`, as the count says.
+    let outcome = unsafe { libc::poll(&raw mut descriptor, 1, POLL.as_millis() as libc::c_int) };
+    if outcome < 0 {
+        let error = std::io::Error::last_os_error();
+        if error.kind() != std::io::ErrorKind::Interrupted {
+            return Err(error).context("waiting for records");
+        }
+    }
+    Ok(())
+}
+
+/// What CLOCK_MONOTONIC, the clock of `bpf_ktime_get_ns`, shows; nanoseconds.
+fn monotonic() -> u64 {
+    clock(libc::CLOCK_MONOTONIC).as_nanos() as u64
+}
+
+/// What has to be added to CLOCK_MONOTONIC for the time since 1970.
+fn clock_offset() -> Duration {
+    clock(libc::CLOCK_REALTIME).saturating_sub(clock(libc::CLOCK_MONOTONIC))
+}
+
+fn clock(id: libc::clockid_t) -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is to one `timespec`. Both clocks exist on every Linux, so the call cannot fail.
+    unsafe { libc::clock_gettime(id, &raw mut time) };
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}

@@ -1,0 +1,192 @@
+//! The kernel half, run natively: parse, select and track over a capture's frames, with tables of this process in
+//! place of the kernel's maps.
+
+use std::num::NonZeroUsize;
+
+use lru::LruCache;
+use monitor_common::{
+    Decision, FlowKey, FlowState, Handshake, Hook, KernelEvent, PacketCount, RecordFlags, RecordHeader, Role, Skip,
+    SourceClass, Verdict, limits,
+};
+use monitor_ebpf::parse::{Segment, parse_ethernet, parse_network};
+use monitor_ebpf::select::select;
+use monitor_ebpf::track::{Tables, track};
+
+use crate::export::KernelCounts;
+use crate::key_hash::KeyHashing;
+use crate::receive::Record;
+use crate::replay::Start;
+use crate::watch::Watch;
+
+/// The kernel half over a capture.
+pub struct NativeKernel {
+    tables: NativeTables,
+    key: FlowKey,
+    header: RecordHeader,
+    packets: Vec<PacketCount>,
+    skips: [u64; Skip::COUNT],
+    records: u64,
+    bytes: u64,
+    last_born: u64,
+}
+
+struct NativeTables {
+    watch: Watch,
+    handshakes: Vec<Handshake>,
+    flows: LruCache<FlowKey, FlowState, KeyHashing>,
+    begun: u64,
+}
+
+impl NativeKernel {
+    /// A kernel half that watches `watch` and has seen nothing.
+    pub fn new(watch: Watch) -> Self {
+        let capacity = NonZeroUsize::new(limits::FLOWS as usize).unwrap_or(NonZeroUsize::MIN);
+        let key = FlowKey { client: [0; 16], server: [0; 16], client_port: 0, server_port: 0 };
+        Self {
+            tables: NativeTables {
+                watch,
+                handshakes: vec![Handshake::default(); limits::HANDSHAKES as usize],
+                flows: LruCache::with_hasher(capacity, KeyHashing::default()),
+                begun: 0,
+            },
+            key,
+            header: RecordHeader {
+                time: 0,
+                born: 0,
+                key,
+                tap: 0,
+                sequence: 0,
+                acknowledgement: 0,
+                start: 0,
+                other_start: 0,
+                length: 0,
+                captured: 0,
+                flags: 0,
+                side: 0,
+                role: 0,
+                source: 0,
+                reserved: [0; 3],
+            },
+            packets: vec![PacketCount::default(); PacketCount::ENTRIES as usize],
+            skips: [0; Skip::COUNT],
+            records: 0,
+            bytes: 0,
+            last_born: 0,
+        }
+    }
+
+    /// Takes one frame that was captured at `time` (nanoseconds since 1970) on interface `tap`, and delivers its
+    /// records.
+    pub fn frame(&mut self, start: Start, time: u64, tap: u32, frame: &[u8], deliver: impl FnMut(Record<'_>)) {
+        if let Err(skip) = self.try_frame(start, time, tap, frame, deliver) {
+            self.skips[skip as usize] += 1;
+        }
+    }
+
+    fn try_frame(
+        &mut self,
+        start: Start,
+        time: u64,
+        tap: u32,
+        frame: &[u8],
+        deliver: impl FnMut(Record<'_>),
+    ) -> Result<(), Skip> {
+        let segment: Segment = match start {
+            Start::Ethernet => parse_ethernet(frame),
+            Start::Network { offset, ether_type } => parse_network(frame, offset, ether_type),
+        }?;
+        let watched = select(frame, &segment, &mut self.tables, &mut self.key)?;
+        let source = self.tables.source(&watched.key.client);
+        let count = &mut self.packets[PacketCount::index(watched.role, source, watched.kind()) as usize];
+        count.packets += 1;
+        count.bytes += watched.wire_length as u64;
+        // Captures without times, or of one tick, must not give two connections the same birth.
+        let born = time.max(self.last_born + 1);
+        let begun = self.tables.begun;
+        let payload = watched.tcp.payload;
+        let wanted = track(frame, &watched, &mut self.tables, born, tap, &mut self.header)?;
+        if self.tables.begun != begun {
+            self.last_born = born;
+        }
+        self.header.time = time;
+        self.emit(&frame[payload.min(frame.len())..], wanted as usize, deliver);
+        Ok(())
+    }
+
+    /// As monitor-ebpf/src/emit.rs, without copying.
+    fn emit(&mut self, payload: &[u8], wanted: usize, mut deliver: impl FnMut(Record<'_>)) {
+        let mut header = self.header;
+        let wanted = &payload[..wanted.min(payload.len())];
+        let parts = wanted.len().div_ceil(limits::RECORD_PAYLOAD).max(1);
+        for part in 0..parts {
+            let from = part * limits::RECORD_PAYLOAD;
+            let bytes = &wanted[from..wanted.len().min(from + limits::RECORD_PAYLOAD)];
+            header.sequence = self.header.sequence.wrapping_add(from as u32);
+            header.length = self.header.length - from as u32;
+            header.captured = bytes.len() as u32;
+            header.flags = self.header.flags;
+            if part > 0 {
+                header.flags &= !RecordFlags::LEFT_OUT_BEFORE;
+            }
+            if part + 1 < parts {
+                header.flags = header.flags & !(RecordFlags::FIN | RecordFlags::RST) | RecordFlags::MORE;
+            }
+            self.records += 1;
+            self.bytes += bytes.len() as u64;
+            deliver(Record { header, bytes });
+        }
+    }
+
+    /// Takes over what user space has decided about the flow with this key that was born then.
+    pub fn decide(&mut self, key: &FlowKey, born: u64, decision: Decision) {
+        if let Some(flow) = self.tables.flows.get_mut(key)
+            && flow.born == born
+        {
+            flow.decision = decision as u8;
+        }
+    }
+
+    /// Adds what was counted to `counts`. Packets left alone count for TC: it is TC that reads. No record was lost.
+    pub fn add_counts(&self, counts: &mut KernelCounts) {
+        for (sum, count) in counts.packets.iter_mut().zip(&self.packets) {
+            sum.packets += count.packets;
+            sum.bytes += count.bytes;
+        }
+        for (sum, count) in counts.skips[Hook::Tc as usize].iter_mut().zip(&self.skips) {
+            *sum += count;
+        }
+        counts.events[KernelEvent::FlowBegun as usize] += self.tables.begun;
+        counts.events[KernelEvent::RecordSent as usize] += self.records;
+        counts.events[KernelEvent::ByteSent as usize] += self.bytes;
+    }
+}
+
+impl Tables for NativeTables {
+    fn role(&self, port: u16) -> Option<Role> {
+        self.watch.role(port)
+    }
+
+    fn source(&self, address: &[u8; 16]) -> SourceClass {
+        self.watch.source(address)
+    }
+
+    fn handshake(&mut self, index: u32) -> Option<&mut Handshake> {
+        self.handshakes.get_mut(index as usize)
+    }
+
+    fn flow(&mut self, key: &FlowKey) -> Option<&mut FlowState> {
+        self.flows.get_mut(key)
+    }
+
+    fn begin(&mut self, key: &FlowKey, fill: impl FnOnce(&mut FlowState)) -> bool {
+        let mut state = FlowState { born: 0, sides: Default::default(), decision: 0, closed: 0, reserved: [0; 6] };
+        fill(&mut state);
+        self.flows.put(*key, state);
+        self.begun += 1;
+        true
+    }
+
+    fn take_verdict(&mut self, _key: &FlowKey) -> Option<Verdict> {
+        None
+    }
+}

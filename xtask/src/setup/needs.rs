@@ -1,0 +1,79 @@
+//! What is needed, for what, and where it comes from.
+
+use clap::ValueEnum;
+
+/// What a set-up is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Group {
+    /// The kernel object: a compiler that can build `core` for eBPF, and bpf-linker.
+    Build,
+    /// The lab of demo and tests: servers, clients, network namespaces.
+    Lab,
+    /// What the tests call beside the lab.
+    Test,
+    /// What CI checks beside the tests.
+    Ci,
+    /// What bench measures with and against.
+    Bench,
+}
+
+impl Group {
+    /// What `setup` sets up when nothing is named.
+    pub const DEFAULT: &[Self] = &[Self::Build, Self::Lab, Self::Test];
+
+    /// The word on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Build => "build",
+            Self::Lab => "lab",
+            Self::Test => "test",
+            Self::Ci => "ci",
+            Self::Bench => "bench",
+        }
+    }
+}
+
+/// One thing that has to be there.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Need {
+    /// What it is for.
+    pub group: Group,
+    /// A program of this name shows that it is there.
+    pub program: &'static str,
+    /// Where it comes from.
+    pub from: From,
+}
+
+/// Where a program comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum From {
+    /// The Debian package of this name.
+    Package(&'static str),
+    /// The package of this name, which bookworm has in its backports only.
+    Backports(&'static str),
+    /// `cargo install`, at a version that the compiler of `rust-toolchain.toml` builds.
+    Cargo { package: &'static str, version: &'static str },
+    /// See [`super::plan`]: with the compiler for the kernel object.
+    KernelToolchain,
+}
+
+/// bpf-linker: the version that links what rustc 1.96 and the nightlies of its time make.
+pub const BPF_LINKER: &str = "0.13.0";
+
+/// All needs; what more than one group needs stands with the first of them.
+pub const NEEDS: &[Need] = &[
+    Need { group: Group::Build, program: "bpf-linker", from: From::KernelToolchain },
+    Need { group: Group::Lab, program: "ip", from: From::Package("iproute2") },
+    Need { group: Group::Lab, program: "nsenter", from: From::Package("util-linux") },
+    Need { group: Group::Lab, program: "nginx", from: From::Package("nginx-light") },
+    Need { group: Group::Lab, program: "curl", from: From::Package("curl") },
+    Need { group: Group::Lab, program: "openssl", from: From::Package("openssl") },
+    Need { group: Group::Lab, program: "wget", from: From::Package("wget") },
+    Need { group: Group::Lab, program: "tcpdump", from: From::Package("tcpdump") },
+    Need { group: Group::Test, program: "promtool", from: From::Package("prometheus") },
+    Need { group: Group::Ci, program: "cargo-deny", from: From::Cargo { package: "cargo-deny", version: "0.20.2" } },
+    Need { group: Group::Bench, program: "xdp-filter", from: From::Package("xdp-tools") },
+    Need { group: Group::Bench, program: "wrk", from: From::Package("wrk") },
+    Need { group: Group::Bench, program: "hping3", from: From::Package("hping3") },
+    Need { group: Group::Bench, program: "suricata", from: From::Backports("suricata") },
+];
