@@ -210,13 +210,28 @@ impl Kernel {
         self.flows.keys().count()
     }
 
-    /// Forgets this flow and its handshake.
+    /// Forgets every flow with its handshake and with what is decided about it.
+    ///
+    /// # Errors
+    /// A map cannot be written.
+    pub fn forget_all(&mut self) -> Result<()> {
+        let keys: Vec<FlowKey> = self.flows.keys().collect::<Result<_, _>>().context("reading the flow table")?;
+        for key in keys {
+            self.forget(&key)?;
+        }
+        Ok(())
+    }
+
+    /// Forgets this flow, its handshake and what is decided about it.
     ///
     /// # Errors
     /// A map cannot be written.
     pub fn forget(&mut self, key: &FlowKey) -> Result<()> {
         if self.flow(key).is_some() {
             self.flows.remove(key).context("forgetting a flow")?;
+        }
+        if self.verdict_waits(key) {
+            self.reading.verdicts.remove(key).context("forgetting a verdict")?;
         }
         let slot = key.hash() as u32 & (limits::HANDSHAKES - 1);
         self.handshakes.set(slot, Handshake::default(), 0).context("forgetting a handshake")

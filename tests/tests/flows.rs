@@ -58,7 +58,7 @@ fn a_flow_that_was_there_before_us_has_no_known_start() {
     let seen = both.client(700, 800, ACK, HELLO).one();
     assert_eq!((seen.start, seen.other_start), (None, None));
     // The server's side may begin it as well.
-    let mut both = Both::new();
+    both.anew();
     let seen = both.server(700, 800, ACK, b"HTTP/1.1 200 OK\r\n\r\n").one();
     assert_eq!((seen.side, seen.start, seen.other_start), (Side::Server, None, None));
     assert_eq!(both.client(800, 719, ACK, REQUEST).one().born, seen.born);
@@ -72,13 +72,13 @@ fn half_a_handshake_tells_what_it_said() {
     let seen = both.client(CLIENT + 1, SERVER + 1, ACK, HELLO).one();
     assert_eq!((seen.start, seen.other_start), (Some(CLIENT + 1), None));
 
-    let mut both = Both::new();
+    both.anew();
     both.server(SERVER, CLIENT + 1, SYN | ACK, b"").nothing(Skip::NoPayload);
     let seen = both.client(CLIENT + 1, SERVER + 1, ACK, HELLO).one();
     assert_eq!((seen.start, seen.other_start), (Some(CLIENT + 1), Some(SERVER + 1)), "an answer says both");
 
     // A SYN that came again must not make the answer forgotten.
-    let mut both = Both::new();
+    both.anew();
     both.client(CLIENT, 0, SYN, b"").nothing(Skip::NoPayload);
     both.server(SERVER, CLIENT + 1, SYN | ACK, b"").nothing(Skip::NoPayload);
     both.client(CLIENT, 0, SYN, b"").nothing(Skip::NoPayload);
@@ -87,11 +87,13 @@ fn half_a_handshake_tells_what_it_said() {
 
     // A handshake far from the payload is another connection's.
     for sequence in [CLIENT.wrapping_add(1 + limits::START_WINDOW), CLIENT] {
-        let mut both = established();
+        both.anew();
+        handshake(&mut both, CLIENT, SERVER);
         let seen = both.client(sequence, SERVER + 1, ACK, HELLO).one();
         assert_eq!((seen.start, seen.other_start), (None, None), "{sequence}");
     }
-    let mut both = established();
+    both.anew();
+    handshake(&mut both, CLIENT, SERVER);
     let seen = both.client(CLIENT + limits::START_WINDOW, SERVER + 1, ACK, HELLO).one();
     assert_eq!(seen.start, Some(CLIENT + 1), "the first payload may have been lost on the way");
 }
@@ -195,6 +197,7 @@ fn a_client_that_speaks_no_http_has_a_budget() {
 #[test]
 #[ignore = "needs root"]
 fn a_client_that_speaks_http_has_none() {
+    let mut both = Both::new();
     for (first, keeps) in [
         (&b"GET"[..], true),
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", true),
@@ -206,7 +209,8 @@ fn a_client_that_speaks_http_has_none() {
         (b"\x16\x03\x01", false),
         (b"GE\x00", false),
     ] {
-        let mut both = established();
+        both.anew();
+        handshake(&mut both, CLIENT, SERVER);
         both.client(CLIENT + 1, SERVER + 1, ACK, first).one();
         let mut sequence = CLIENT + 1 + first.len() as u32;
         let segments = limits::CLIENT_BUDGET as usize / SEGMENT + 2;
@@ -268,7 +272,7 @@ fn without_a_request_the_window_is_at_the_server_s_start() {
     let seen = both.server(SERVER + limits::SERVER_WINDOW, CLIENT + 1, ACK, &tls(SEGMENT)).one();
     assert_eq!((seen.bytes.len(), seen.length), (1, SEGMENT), "the window's last byte");
     // Unknown: at the first segment that is seen.
-    let mut both = Both::new();
+    both.anew();
     both.server(1_000_000, 1, ACK, &tls(SEGMENT)).one();
     both.server(1_000_000 + limits::SERVER_WINDOW, 1, ACK, &tls(SEGMENT)).nothing(Skip::Budget);
     // Bytes before the window were overtaken on the way: they are read.
@@ -321,9 +325,11 @@ fn keep_client_lifts_the_client_s_budget_only() {
 #[test]
 #[ignore = "needs root"]
 fn keep_both_leaves_nothing_out() {
+    let mut both = Both::new();
     // Decided by user space, and by the preface of HTTP/2.
     for (first, decide) in [(HELLO, true), (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", false)] {
-        let mut both = established();
+        both.anew();
+        handshake(&mut both, CLIENT, SERVER);
         let seen = both.client(CLIENT + 1, SERVER + 1, ACK, first).one();
         if decide {
             both.decide(&seen, Decision::KeepBoth);
@@ -400,8 +406,9 @@ fn a_forged_syn_ends_no_flow() {
 #[test]
 #[ignore = "needs root"]
 fn sequence_numbers_begin_again_at_zero() {
+    let mut both = Both::new();
     for begin in [u32::MAX - 1, u32::MAX, u32::MAX - 700, 0, i32::MAX as u32, 1 << 31] {
-        let mut both = Both::new();
+        both.anew();
         handshake(&mut both, begin, begin);
         let mut sequence = begin.wrapping_add(1);
         let mut sent = 0;

@@ -76,6 +76,13 @@ impl Both {
         }
     }
 
+    /// Both halves forget what they have seen; the kernel half's counters go on.
+    pub fn anew(&mut self) {
+        self.kernel.forget_all().expect("the tables can be emptied");
+        self.native = native();
+        self.births.clear();
+    }
+
     /// The next segment is seen there.
     pub fn from(&mut self, tap: Tap) -> &mut Self {
         self.tap = tap;
