@@ -10,6 +10,9 @@ use anyhow::{Context as _, Result, bail};
 use crate::setup::{self, Group};
 use crate::{build, demo, interrupt, tidy, workspace};
 
+/// Packages whose `#[ignore = "needs root"]` tests are run by root.
+const PRIVILEGED: [&str; 2] = ["monitor-tests", "xtask"];
+
 /// Runs all tests; those that need root are run by root and counted as skipped otherwise.
 #[derive(clap::Args)]
 pub struct Arguments {}
@@ -23,11 +26,16 @@ pub fn run(_: &Arguments) -> Result<()> {
     heading("the invariants of ARCHITECTURE.md");
     count += counted("tidy", tidy::run(&tidy::Arguments {}));
 
-    heading("tests of every crate");
-    count += cargo_test(&["--workspace", "--exclude", "monitor-tests"], &[])?;
+    let [mut rest, mut privileged] = [vec!["--workspace"], Vec::new()];
+    for package in PRIVILEGED {
+        rest.extend(["--exclude", package]);
+        privileged.extend(["--package", package]);
+    }
+    heading("tests of each crate");
+    count += cargo_test(&rest, &[])?;
 
-    heading(if root { "tests across crates, those that need root too" } else { "tests across crates" });
-    count += cargo_test(&["--package", "monitor-tests"], if root { &["--include-ignored"] } else { &[] })?;
+    heading(if root { "tests across crates, with those that need root" } else { "tests across crates" });
+    count += cargo_test(&privileged, if root { &["--include-ignored"] } else { &[] })?;
 
     heading("the main job, on real traffic");
     count += counted("demo", build::binary().and_then(|()| demo::main_job(demo::Keep::Nothing)));

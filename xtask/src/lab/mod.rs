@@ -147,7 +147,8 @@ impl Lab {
         self.keep = true;
     }
 
-    fn log_of(&self, name: &str) -> String {
+    /// What the process `name` has written so far.
+    pub fn log_of(&self, name: &str) -> String {
         let text = fs::read_to_string(self.directory.join(format!("{name}.log"))).unwrap_or_default();
         let text = text.trim();
         if text.is_empty() { "nothing".to_owned() } else { text.to_owned() }
