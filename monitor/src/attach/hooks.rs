@@ -9,6 +9,7 @@ use monitor_common::closed_set;
 
 use super::interfaces::Interface;
 use super::object::{KernelHalf, one_line, os_error, permission_denied, program};
+use super::privileges;
 
 /// Priority of the clsact filters: behind those that network plugins put first (Cilium's is 1).
 const CLSACT_PRIORITY: u16 = 10;
@@ -198,7 +199,7 @@ fn explain_tc(interface: &Interface, error: &(dyn std::error::Error + 'static)) 
     match os_error(error) {
         Some(libc::EPERM | libc::EACCES) => Refusal::new(
             NotAttached::NotPermitted,
-            format!("no privilege to attach to {name}: run as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"),
+            format!("no privilege to attach to {name}: {}", privileges::way_out()),
         ),
         Some(libc::ENODEV) => Refusal::new(NotAttached::Failed, format!("interface {name} is gone")),
         _ => Refusal::new(NotAttached::Failed, format!("attaching TC to {name}: {}", one_line(error))),
