@@ -3,7 +3,11 @@
 use std::fmt;
 use std::io::{self, BufRead as _, BufReader, Write};
 use std::ops::AddAssign;
+use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
@@ -112,9 +116,34 @@ fn cargo_test(what: &[&str], arguments: &[&str]) -> Result<Count> {
 }
 
 fn count_output(command: &mut Command, out: &mut impl Write) -> Result<(Count, bool)> {
-    let mut child = command.stdout(Stdio::piped()).spawn().context("cannot start cargo")?;
+    // A group of its own, so that an interrupt ends cargo and the tests that it has started.
+    let mut child = command.stdout(Stdio::piped()).process_group(0).spawn().context("cannot start cargo")?;
+    let group = rustix::process::Pid::from_child(&child);
+    let lines = BufReader::new(child.stdout.take().context("cargo has no output")?).split(b'\n');
+    let ended = AtomicBool::new(false);
+    let count = thread::scope(|scope| {
+        scope.spawn(|| {
+            while !ended.load(Ordering::Relaxed) {
+                if interrupt::check().is_err() {
+                    // It may just have ended by itself.
+                    let _ = rustix::process::kill_process_group(group, rustix::process::Signal::TERM);
+                    break;
+                }
+                thread::sleep(Duration::from_millis(50));
+            }
+        });
+        let count = count_lines(lines, out);
+        ended.store(true, Ordering::Relaxed);
+        count
+    });
+    let status = child.wait().context("cannot wait for cargo")?;
+    interrupt::check()?;
+    Ok((count?, status.success()))
+}
+
+fn count_lines(lines: impl Iterator<Item = io::Result<Vec<u8>>>, out: &mut impl Write) -> Result<Count> {
     let mut count = Count::default();
-    for line in BufReader::new(child.stdout.take().context("cargo has no output")?).split(b'\n') {
+    for line in lines {
         let line = line.context("cannot read the output of cargo")?;
         let line = String::from_utf8_lossy(&line);
         if let Some(result) = Count::of_binary(&line) {
@@ -122,9 +151,7 @@ fn count_output(command: &mut Command, out: &mut impl Write) -> Result<(Count, b
         }
         writeln!(out, "{line}").context("cannot write")?;
     }
-    let status = child.wait().context("cannot wait for cargo")?;
-    interrupt::check()?;
-    Ok((count, status.success()))
+    Ok(count)
 }
 
 #[cfg(test)]

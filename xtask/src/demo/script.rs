@@ -94,7 +94,7 @@ pub fn acts() -> Vec<Act> {
             .exposing("node_port"),
         // A client that does not trust the server hangs up before it would show a certificate.
         tls(
-            Client::program(Outside, &format!("curl --silent --tls-max 1.2 --max-time 10 {secure}/version")).exits(60),
+            Client::program(Outside, &format!("curl --silent --tls-max 1.2 --max-time 20 {secure}/version")).exits(60),
             OUTSIDE,
             "1.2",
             "unknown",

@@ -23,7 +23,7 @@ pub mod network;
 pub mod servers;
 
 /// How long a server may take to listen, and a process to end.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A host of the lab.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
