@@ -178,7 +178,7 @@ fn attach_tc(
     }
     match qdisc_add_clsact(&interface.name) {
         Ok(()) => tracing::debug!(interface = %interface.name, "added a clsact qdisc"),
-        Err(TcError::AlreadyAttached) => {}
+        Err(error) if is_there(&error) => {}
         Err(error) => return Err(explain_tc(interface, &error)),
     }
     // What a killed predecessor left behind: a filter outlives its process, and these names are only ours.
@@ -192,6 +192,16 @@ fn attach_tc(
     link.and_then(|id| classifier.take_link(id))
         .map(|link| (link, AttachMode::Clsact))
         .map_err(|error| explain_tc(interface, &error))
+}
+
+/// Whether a clsact qdisc could not be added because there is one: somebody else's, or ours from the other direction.
+/// The kernel answers EEXIST (tc_modify_qdisc in net/sched/sch_api.c, 5.10 to 6.18).
+fn is_there(error: &TcError) -> bool {
+    match error {
+        TcError::AlreadyAttached => true,
+        TcError::NetlinkError(error) => error.raw_os_error() == Some(libc::EEXIST),
+        _ => false,
+    }
 }
 
 fn explain_tc(interface: &Interface, error: &(dyn std::error::Error + 'static)) -> Refusal {

@@ -74,12 +74,14 @@ pub fn talk(server: IpAddr, client: Option<&Namespace>) -> Result<Said> {
     let speak = move || {
         let address = SocketAddr::from((server, PORT));
         let mut stream = TcpStream::connect_timeout(&address, PATIENCE).context("connecting")?;
+        // Asked now: a stream that was closed has no other end.
+        let ends = (stream.local_addr()?, stream.peer_addr()?);
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.write_all(&sent).context("writing the request")?;
         stream.read_exact(&mut vec![0; length]).context("reading the reply")?;
         stream.shutdown(Shutdown::Write).context("closing")?;
         ensure!(stream.read(&mut [0])? == 0, "more than the reply came");
-        Ok((stream.local_addr()?, stream.peer_addr()?))
+        Ok(ends)
     };
     let (client, server) = match client {
         Some(namespace) => namespace.run(speak)?,
