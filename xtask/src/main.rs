@@ -12,6 +12,7 @@ mod setup;
 mod terminal;
 mod test;
 mod tidy;
+mod vm;
 mod workspace;
 
 /// What a developer or a newcomer does with api-exposure-monitor. Each command does its own set-up first.
@@ -29,6 +30,7 @@ enum Command {
     Demo(demo::Arguments),
     Test(test::Arguments),
     Tidy(tidy::Arguments),
+    Vm(vm::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -39,6 +41,7 @@ fn main() -> ExitCode {
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
         Command::Tidy(arguments) => tidy::run(&arguments),
+        Command::Vm(arguments) => vm::run(&arguments),
     });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

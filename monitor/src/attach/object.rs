@@ -8,10 +8,11 @@ use aya::{Ebpf, EbpfLoader, Pod};
 use ipnet::IpNet;
 use monitor_common::{FlowKey, Hook, KernelEvent, LossReason, PacketCount, Skip, SourceClass, Verdict};
 
+use super::privileges;
 use crate::watch::Watch;
 
 /// The kernel half as it was compiled with this binary; empty where its compiler was missing.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/monitor-ebpf"));
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/monitor-ebpf"));
 
 /// Bytes of the kernel object in this binary; 0 where its compiler was missing.
 pub fn size() -> usize {
@@ -72,6 +73,7 @@ impl KernelHalf {
         if OBJECT.is_empty() {
             bail!("this binary was built without its kernel object: run `cargo xtask setup`, then `cargo xtask build`");
         }
+        privileges::raise_locked_memory();
         let mut ebpf = EbpfLoader::new().load(OBJECT).map_err(explain_load)?;
         for name in program::TC {
             let classifier: &mut SchedClassifier = typed(&mut ebpf, name)?;
@@ -279,15 +281,15 @@ fn explain_load(error: aya::EbpfError) -> anyhow::Error {
     let refused = permission_denied(&error);
     let error = anyhow!(one_line(&error));
     if refused {
-        error.context(
-            "the kernel lets this process load no eBPF: run it as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON",
-        )
+        error.context(format!("the kernel lets this process load no eBPF: {}", privileges::way_out()))
     } else {
         error.context("the kernel took not all of the eBPF object; `api-exposure-monitor check` says what it lacks")
     }
 }
 
 fn explain_program(name: &str, error: ProgramError) -> anyhow::Error {
+    // Without CAP_PERFMON the verifier is stricter, and its words say nothing of capabilities.
+    let missing = if privileges::missing().is_empty() { String::new() } else { format!(": {}", privileges::way_out()) };
     if let ProgramError::LoadError { io_error, verifier_log } = &error {
         tracing::debug!(program = name, %verifier_log, "what the kernel's verifier said");
         let last = verifier_log.to_string();
@@ -298,11 +300,11 @@ fn explain_program(name: &str, error: ProgramError) -> anyhow::Error {
             .rev()
             .find(|line| !line.trim().is_empty() && !statistics.iter().any(|statistic| line.starts_with(statistic)));
         return anyhow!(
-            "the kernel refused program {name}: {io_error}{}; `--log-level debug` shows its verifier's words",
+            "the kernel refused program {name}{missing}: {io_error}{}; `--log-level debug` shows its verifier's words",
             last.map(|line| format!(" ({line})")).unwrap_or_default()
         );
     }
-    anyhow!("the kernel refused program {name}: {}", one_line(&error))
+    anyhow!("the kernel refused program {name}{missing}: {}", one_line(&error))
 }
 
 /// The whole chain of causes in one line.
