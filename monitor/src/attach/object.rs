@@ -11,7 +11,7 @@ use monitor_common::{FlowKey, Hook, KernelEvent, LossReason, PacketCount, Skip, 
 use crate::watch::Watch;
 
 /// The kernel half as it was compiled with this binary; empty where its compiler was missing.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/monitor-ebpf"));
+pub(crate) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/monitor-ebpf"));
 
 /// Programs of the kernel half by their names in the object (monitor-ebpf/src/programs.rs).
 pub mod program {
@@ -300,7 +300,7 @@ fn explain_program(name: &str, error: ProgramError) -> anyhow::Error {
 }
 
 /// The whole chain of causes in one line.
-pub(super) fn one_line(error: &dyn std::error::Error) -> String {
+pub(crate) fn one_line(error: &dyn std::error::Error) -> String {
     let mut words = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
@@ -314,7 +314,7 @@ pub(super) fn one_line(error: &dyn std::error::Error) -> String {
 }
 
 /// Whether the chain of causes ends in EPERM or EACCES.
-pub(super) fn permission_denied(error: &(dyn std::error::Error + 'static)) -> bool {
+pub(crate) fn permission_denied(error: &(dyn std::error::Error + 'static)) -> bool {
     os_error(error).is_some_and(|code| code == libc::EPERM || code == libc::EACCES)
 }
 
