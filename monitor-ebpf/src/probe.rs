@@ -2,6 +2,7 @@
 //! protocol and remote address, and nothing else of it.
 
 use core::ffi::c_void;
+use core::mem::MaybeUninit;
 
 use aya_ebpf::{
     EbpfContext as _,
@@ -152,13 +153,14 @@ fn read_word(address: u64) -> Option<u64> {
 /// Returns the length of the whole.
 #[inline(always)]
 fn read_text<const N: usize>(address: u64, text: *mut [u8; N]) -> Option<u32> {
-    let mut string = [0_u64; 2];
+    let mut string = MaybeUninit::<[u64; 2]>::uninit();
     // SAFETY: `string` has the 16 bytes that are asked for; the helper checks the other address.
-    let read = unsafe { bpf_probe_read_user((&raw mut string).cast(), 16, address as *const c_void) };
+    let read = unsafe { bpf_probe_read_user(string.as_mut_ptr().cast(), 16, address as *const c_void) };
     if read != 0 {
         return None;
     }
-    let [bytes, length] = string;
+    // SAFETY: the helper has written all of it.
+    let [bytes, length] = unsafe { string.assume_init() };
     if length == 0 {
         return Some(0);
     }

@@ -51,10 +51,10 @@ impl Kernel {
             bail!("this binary was built without its kernel object: run `cargo xtask setup`, then `cargo xtask build`");
         }
         let mut object = Object::parse(OBJECT).context("parsing the kernel object")?;
-        object.programs.retain(|name, _| name == ENTRY || name == ANSWER);
-        let keys: HashSet<_> = object.programs.values().map(aya_obj::Program::function_key).collect();
-        // The programs call nothing that is not inlined.
-        object.functions.retain(|key, _| keys.contains(key));
+        let others = object.programs.extract_if(|name, _| name != ENTRY && name != ANSWER);
+        let others: HashSet<_> = others.map(|(_, program)| program.function_key()).collect();
+        // Programs of the other hooks name maps that are not made here; what is left is called by ours (memset).
+        object.functions.retain(|key, _| !others.contains(key));
         let hits = RingBuf::try_from(Map::RingBuf(create(&object, HITS)?)).context("ring buffer HITS")?;
         let losses = create(&object, LOSSES)?;
         let losses_descriptor = losses.fd().as_fd().try_clone_to_owned().context("descriptor of map HIT_LOSSES")?;
