@@ -90,7 +90,7 @@ fn watch_for_setup() {
     let home = env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
     let cargo = env::var_os("CARGO_HOME").map_or_else(|| home.join(".cargo"), PathBuf::from);
     let rustup = env::var_os("RUSTUP_HOME").map_or_else(|| home.join(".rustup"), PathBuf::from);
-    println!("cargo:rerun-if-changed={}", cargo.join("bin/bpf-linker").display());
+    println!("cargo:rerun-if-changed={}", cargo.join("bin").display());
     println!("cargo:rerun-if-changed={}", rustup.join("toolchains").display());
 }
 

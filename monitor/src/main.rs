@@ -1,2 +1,5 @@
 //! Entry point of `api-exposure-monitor`.
-fn main() {}
+
+fn main() -> std::process::ExitCode {
+    monitor::commands::main()
+}

@@ -9,7 +9,7 @@ use monitor_common::{Decision, FlowKey, RecordFlags, RecordHeader, Role, Side, S
 
 use crate::classify::{Classifier, Connection, Destination, ExposureKind, Outcome, Source};
 use crate::export::metrics::Metrics;
-use crate::inspect::{Inspector, Observation, Protocol};
+use crate::inspect::{FirstRequest, Inspector, Observation, Protocol};
 use crate::key_hash::KeyHashing;
 use crate::reassemble::{Chunk, Streams};
 use crate::receive::Record;
@@ -144,8 +144,10 @@ impl Pipeline {
         let mut stripped = *record;
         stripped.header.flags &= !RecordFlags::RST;
         streams.record(&stripped, &mut |chunk: Chunk<'_>| {
+            count_gap(metrics, &chunk);
             wanted = inspector.chunk(&chunk, &mut connection.observation);
         });
+        metrics.reassembly(&streams.take_counts());
         let ended = live.streams.ended();
         live.classify(classifier, metrics, ended, output);
         let feedback =
@@ -207,6 +209,7 @@ impl Pipeline {
                 outcome: if start_known { Outcome::Established } else { Outcome::Midstream },
                 observation: Observation::default(),
                 requests: Vec::new(),
+                first_request: FirstRequest::Unknown,
                 exposures: Vec::new(),
             },
             streams: Streams::new(),
@@ -237,6 +240,9 @@ impl Pipeline {
             }
         }
         for (key, after) in closing {
+            if matches!(after, State::Forgotten) {
+                self.metrics.expired();
+            }
             self.close(&key, after, output);
         }
     }
@@ -293,17 +299,25 @@ impl Live {
     fn close(&mut self, classifier: &mut Classifier, metrics: &Metrics, output: &mut impl FnMut(Event<'_>)) {
         let Self { streams, inspector, connection, reset, .. } = self;
         streams.finish(&mut |chunk: Chunk<'_>| {
+            count_gap(metrics, &chunk);
             inspector.chunk(&chunk, &mut connection.observation);
         });
         if let Some((_, side)) = *reset {
             inspector.chunk(&Chunk::End { side }, &mut connection.observation);
         }
         inspector.finish(&mut connection.observation);
+        metrics.reassembly(&streams.take_counts());
         self.classify(classifier, metrics, true, output);
         metrics.handshake(&self.connection);
         if let Some(reason) = self.connection.observation.unclassified {
             metrics.unclassified(reason);
         }
         output(Event::Connection(&self.connection));
+    }
+}
+
+fn count_gap(metrics: &Metrics, chunk: &Chunk<'_>) {
+    if let Chunk::Gap { length, reason, .. } = chunk {
+        metrics.gap(*reason, *length);
     }
 }

@@ -3,12 +3,19 @@
 use std::fmt;
 use std::io::{self, BufRead as _, BufReader, Write};
 use std::ops::AddAssign;
+use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
 use crate::setup::{self, Group};
 use crate::{build, demo, interrupt, tidy, workspace};
+
+/// Packages whose `#[ignore = "needs root"]` tests are run by root.
+const PRIVILEGED: [&str; 2] = ["monitor-tests", "xtask"];
 
 /// Runs all tests; those that need root are run by root and counted as skipped otherwise.
 #[derive(clap::Args)]
@@ -23,11 +30,16 @@ pub fn run(_: &Arguments) -> Result<()> {
     heading("the invariants of ARCHITECTURE.md");
     count += counted("tidy", tidy::run(&tidy::Arguments {}));
 
-    heading("tests of every crate");
-    count += cargo_test(&["--workspace", "--exclude", "monitor-tests"], &[])?;
+    let [mut rest, mut privileged] = [vec!["--workspace"], Vec::new()];
+    for package in PRIVILEGED {
+        rest.extend(["--exclude", package]);
+        privileged.extend(["--package", package]);
+    }
+    heading("tests of each crate");
+    count += cargo_test(&rest, &[])?;
 
-    heading(if root { "tests across crates, those that need root too" } else { "tests across crates" });
-    count += cargo_test(&["--package", "monitor-tests"], if root { &["--include-ignored"] } else { &[] })?;
+    heading(if root { "tests across crates, with those that need root" } else { "tests across crates" });
+    count += cargo_test(&privileged, if root { &["--include-ignored"] } else { &[] })?;
 
     heading("the main job, on real traffic");
     count += counted("demo", build::binary().and_then(|()| demo::main_job(demo::Keep::Nothing)));
@@ -104,9 +116,34 @@ fn cargo_test(what: &[&str], arguments: &[&str]) -> Result<Count> {
 }
 
 fn count_output(command: &mut Command, out: &mut impl Write) -> Result<(Count, bool)> {
-    let mut child = command.stdout(Stdio::piped()).spawn().context("cannot start cargo")?;
+    // A group of its own, so that an interrupt ends cargo and the tests that it has started.
+    let mut child = command.stdout(Stdio::piped()).process_group(0).spawn().context("cannot start cargo")?;
+    let group = rustix::process::Pid::from_child(&child);
+    let lines = BufReader::new(child.stdout.take().context("cargo has no output")?).split(b'\n');
+    let ended = AtomicBool::new(false);
+    let count = thread::scope(|scope| {
+        scope.spawn(|| {
+            while !ended.load(Ordering::Relaxed) {
+                if interrupt::check().is_err() {
+                    // It may just have ended by itself.
+                    let _ = rustix::process::kill_process_group(group, rustix::process::Signal::TERM);
+                    break;
+                }
+                thread::sleep(Duration::from_millis(50));
+            }
+        });
+        let count = count_lines(lines, out);
+        ended.store(true, Ordering::Relaxed);
+        count
+    });
+    let status = child.wait().context("cannot wait for cargo")?;
+    interrupt::check()?;
+    Ok((count?, status.success()))
+}
+
+fn count_lines(lines: impl Iterator<Item = io::Result<Vec<u8>>>, out: &mut impl Write) -> Result<Count> {
     let mut count = Count::default();
-    for line in BufReader::new(child.stdout.take().context("cargo has no output")?).split(b'\n') {
+    for line in lines {
         let line = line.context("cannot read the output of cargo")?;
         let line = String::from_utf8_lossy(&line);
         if let Some(result) = Count::of_binary(&line) {
@@ -114,9 +151,7 @@ fn count_output(command: &mut Command, out: &mut impl Write) -> Result<(Count, b
         }
         writeln!(out, "{line}").context("cannot write")?;
     }
-    let status = child.wait().context("cannot wait for cargo")?;
-    interrupt::check()?;
-    Ok((count, status.success()))
+    Ok(count)
 }
 
 #[cfg(test)]

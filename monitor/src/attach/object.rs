@@ -13,6 +13,11 @@ use crate::watch::Watch;
 /// The kernel half as it was compiled with this binary; empty where its compiler was missing.
 pub(crate) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/monitor-ebpf"));
 
+/// Bytes of the kernel object in this binary; 0 where its compiler was missing.
+pub fn size() -> usize {
+    OBJECT.len()
+}
+
 /// Programs of the kernel half by their names in the object (monitor-ebpf/src/programs.rs).
 pub mod program {
     /// XDP for packets in several buffers.
@@ -288,9 +293,10 @@ fn explain_program(name: &str, error: ProgramError) -> anyhow::Error {
         let last = verifier_log.to_string();
         // Behind its verdict the verifier prints statistics.
         let statistics = ["processed ", "verification time", "stack depth"];
-        let last = last.lines().rev().find(|line| {
-            !line.trim().is_empty() && !statistics.iter().any(|statistic| line.starts_with(statistic))
-        });
+        let last = last
+            .lines()
+            .rev()
+            .find(|line| !line.trim().is_empty() && !statistics.iter().any(|statistic| line.starts_with(statistic)));
         return anyhow!(
             "the kernel refused program {name}: {io_error}{}; `--log-level debug` shows its verifier's words",
             last.map(|line| format!(" ({line})")).unwrap_or_default()

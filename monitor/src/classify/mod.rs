@@ -1,26 +1,68 @@
 //! classify: from what was observed to what it means for the API server.
 
+mod exposure;
+mod first_request;
+mod request;
+
 use std::net::IpAddr;
 use std::time::SystemTime;
 
 use monitor_common::{Role, SourceClass, closed_set};
 
-use crate::inspect::{Credential, Observation};
+use crate::config::Settings;
+use crate::inspect::{Credential, FirstRequest, Observation};
+use exposure::Rules;
+use first_request::GoawayServers;
+
+/// Gives connections their meaning. One for all connections: it learns which servers send GOAWAY.
+#[derive(Debug)]
+pub struct Classifier {
+    rules: Rules,
+    servers: GoawayServers,
+}
+
+impl Classifier {
+    /// By the settings `private_is_external`, `expected_sni` and `unauthenticated_goaway`.
+    pub fn new(settings: &Settings) -> Self {
+        Self { rules: Rules::new(settings), servers: GoawayServers::new(settings.unauthenticated_goaway) }
+    }
+
+    /// Brings the connection's `requests`, `first_request` and `exposures` to what its observation says by now, and
+    /// returns the exposures that are new. Called again with nothing new observed it changes nothing; cheap enough to be
+    /// called after every chunk.
+    pub fn classify(&mut self, connection: &mut Connection) -> Vec<ExposureKind> {
+        let unjudged = connection.requests.len();
+        for request in connection.observation.requests.iter().skip(unjudged) {
+            connection.requests.push(RequestMeaning::of(request));
+        }
+        if let Some(tls) = &connection.observation.tls {
+            let server = (connection.destination.ip, connection.destination.port);
+            connection.first_request = self.servers.first_request(server, tls.first_response);
+        }
+        self.rules.exposures(connection, unjudged)
+    }
+}
 
 closed_set! {
     /// What should not have been possible.
     ExposureKind {
-        /// The Kubernetes API spoken in the clear: no authentication stands between (or a `kubectl proxy` lends its own).
+        /// The Kubernetes API spoken in the clear, told by the content of its replies: nobody authenticates the client
+        /// (the insecure port of releases before 1.20), or a `kubectl proxy` or a side proxy lends it its own credential.
+        /// HTTP in the clear that is not the Kubernetes API (etcd, a web server) never counts.
         PlaintextApi = "plaintext_api",
-        /// A plaintext request to the Kubernetes API without a credential.
+        /// A request to the Kubernetes API in the clear without a credential that the API server would look at. What it
+        /// may do there depends on who lends what: behind the insecure port everything, behind a proxy whatever the
+        /// proxy's own credential may.
         AnonymousRequest = "anonymous_request",
-        /// The source is public (or private, by the switch `private_is_external`).
+        /// The client's address is public, or private where `private_is_external` is set, and payload was seen.
         ExternalSource = "external_source",
         /// Payload arrived through the NodePort of the `kubernetes` Service.
         NodePort = "node_port",
-        /// HTTP in the clear sent to a TLS port and answered with 400: a scan or a misconfiguration, no bypass.
+        /// HTTP in the clear sent to a port that speaks TLS and refused there (Go answers 400 "Client sent an HTTP
+        /// request to an HTTPS server"): a scan or a misconfiguration, no bypass.
         PlaintextToSecurePort = "plaintext_to_secure_port",
-        /// An SNI that nobody inside the cluster uses.
+        /// From elsewhere than inside the cluster, a server name (SNI) that nobody inside uses: there is another name,
+        /// and so another way, by which the API server is reached.
         UnexpectedSni = "unexpected_sni",
     }
 }
@@ -42,7 +84,9 @@ pub struct Connection {
     pub observation: Observation,
     /// What the requests mean, index by index beside `observation.requests`.
     pub requests: Vec<RequestMeaning>,
-    /// What should not have been possible.
+    /// What the server made of the first request over HTTP/2 inside TLS.
+    pub first_request: FirstRequest,
+    /// What should not have been possible, in the order in which it was found, each once.
     pub exposures: Vec<ExposureKind>,
 }
 
@@ -141,17 +185,4 @@ pub struct RequestMeaning {
     pub path_class: PathClass,
     /// The credential, by the API server's own rule.
     pub credential: Credential,
-}
-
-/// Stub.
-pub struct Classifier;
-impl Classifier {
-    /// Stub.
-    pub fn new(_: &crate::config::Settings) -> Self {
-        Self
-    }
-    /// Stub.
-    pub fn classify(&mut self, _: &mut Connection) -> Vec<ExposureKind> {
-        Vec::new()
-    }
 }

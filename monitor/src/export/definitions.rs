@@ -196,8 +196,12 @@ definitions! {
         "Holes in the byte streams of connections, by why the bytes are missing; left_out is on purpose.";
     REASSEMBLY_GAP_BYTES = Counter(present) "api_exposure_reassembly_gap_bytes_total" [Label { name: "reason", words: words!(GapReason) }]
         "Bytes missing in the holes of api_exposure_reassembly_gaps_total.";
-    REASSEMBLY_CONFLICTS = Counter(present) "api_exposure_reassembly_conflicts_total" []
+    REASSEMBLY_CONFLICTING_BYTES = Counter(present) "api_exposure_reassembly_conflicting_bytes_total" []
         "Retransmitted bytes that differed from the first copy, a way to hide from a monitor; the first copy was kept.";
+    REASSEMBLY_RETRANSMITTED_BYTES = Counter(present) "api_exposure_reassembly_retransmitted_bytes_total" []
+        "Bytes that came again after they had been read.";
+    REASSEMBLY_OUTSIDE_BYTES = Counter(present) "api_exposure_reassembly_outside_bytes_total" []
+        "Bytes that belong nowhere in their stream: before its beginning, behind its end, or further ahead than a TCP window reaches.";
     REASSEMBLY_OUT_OF_ORDER = Counter(present) "api_exposure_reassembly_out_of_order_total" []
         "Records that came before earlier bytes of their stream and were held until those came.";
 

@@ -90,6 +90,11 @@ impl Events {
         let Inner { readers, line, .. } = &mut *inner;
         let mut shared: Option<Bytes> = None;
         for reader in readers.iter().filter(|reader| reader.filter.wants(event)) {
+            // Before a line is made: a reader that is stuck costs no more than this.
+            if reader.lose_if_full() {
+                self.0.metrics.event_line_lost();
+                continue;
+            }
             let bytes = match &shared {
                 Some(bytes) => bytes.clone(),
                 None => {
@@ -174,18 +179,25 @@ impl Drop for Subscription {
 }
 
 impl Reader {
+    /// Whether a line, however short, is lost to this reader.
+    fn lose_if_full(&self) -> bool {
+        let mut queue = lock(&self.queue);
+        let full = !queue.has_room(1);
+        if full {
+            queue.lose();
+        }
+        full
+    }
+
     /// Whether the line found room.
     fn push(&self, line: Bytes) -> bool {
         let mut queue = lock(&self.queue);
-        let room = queue.items.is_empty()
-            || (queue.items.len() < QUEUE_LINES && queue.bytes.saturating_add(line.len()) <= QUEUE_BYTES);
+        let room = queue.has_room(line.len());
         if room {
             queue.bytes += line.len();
             queue.items.push_back(Item::Line(line));
-        } else if let Some(Item::Lost(lines)) = queue.items.back_mut() {
-            *lines += 1;
         } else {
-            queue.items.push_back(Item::Lost(1));
+            queue.lose();
         }
         drop(queue);
         self.changed.notify_one();
@@ -210,6 +222,20 @@ impl Reader {
 }
 
 impl Queue {
+    /// An empty queue has room for a line of any length.
+    fn has_room(&self, bytes: usize) -> bool {
+        self.items.is_empty() || (self.items.len() < QUEUE_LINES && self.bytes.saturating_add(bytes) <= QUEUE_BYTES)
+    }
+
+    /// Notes a lost line where it would have stood.
+    fn lose(&mut self) {
+        if let Some(Item::Lost(lines)) = self.items.back_mut() {
+            *lines += 1;
+        } else {
+            self.items.push_back(Item::Lost(1));
+        }
+    }
+
     fn pop(&mut self) -> Option<Bytes> {
         Some(match self.items.pop_front()? {
             Item::Line(line) => {

@@ -6,8 +6,8 @@ use monitor_common::{Role, SourceClass};
 
 use crate::classify::{Connection, Destination, ExposureKind, Outcome, PathClass, RequestMeaning, Source, Verb};
 use crate::inspect::{
-    ClientCertificate, Credential, Evidence, Observation, Protocol, QueryHints, Request, TlsHandshake, TlsObservation,
-    TlsVersion, Unclassified,
+    ClientCertificate, Credential, Evidence, FirstRequest, Observation, Protocol, QueryHints, Request, TlsHandshake,
+    TlsObservation, TlsVersion, Unclassified,
 };
 
 /// A client from outside without a certificate, over TLS 1.3.
@@ -33,6 +33,7 @@ pub fn anonymous_over_tls() -> Connection {
             ..Default::default()
         },
         requests: Vec::new(),
+        first_request: FirstRequest::Unknown,
         exposures: vec![ExposureKind::ExternalSource],
     }
 }
@@ -75,6 +76,7 @@ pub fn plaintext() -> Connection {
             meaning(Some("secrets"), Some("default"), Verb::List, PathClass::Secret, Credential::None),
             meaning(None, None, Verb::Get, PathClass::Version, Credential::Bearer),
         ],
+        first_request: FirstRequest::Unknown,
         exposures: vec![ExposureKind::PlaintextApi, ExposureKind::AnonymousRequest, ExposureKind::ExternalSource],
     }
 }
@@ -94,6 +96,7 @@ pub fn silent() -> Connection {
             ..Default::default()
         },
         requests: Vec::new(),
+        first_request: FirstRequest::Unknown,
         exposures: Vec::new(),
     }
 }

@@ -63,7 +63,7 @@ enum Latest {
     NoSource,
     /// Reading failed: nothing is shown, since a smaller sum would look like a restart of the counters.
     Failed,
-    Read(KernelCounts),
+    Read(Box<KernelCounts>),
 }
 
 /// What is made of the counters.
@@ -104,7 +104,7 @@ impl KernelCollector {
         let source = self.shared.source.read().unwrap_or_else(PoisonError::into_inner).clone();
         let latest = match source.map(|source| source.read()) {
             None => Latest::NoSource,
-            Some(Ok(counts)) => Latest::Read(counts),
+            Some(Ok(counts)) => Latest::Read(Box::new(counts)),
             Some(Err(error)) => {
                 self.shared.failures.increment([]);
                 tracing::warn!("cannot read the kernel side's counters: {error:#}");
@@ -125,7 +125,7 @@ impl Collector for KernelCollector {
             Latest::NoSource => self.shared.lost.collect(),
             Latest::Failed => Vec::new(),
             Latest::Read(counts) => {
-                let mut counts = counts.clone();
+                let mut counts = KernelCounts::clone(counts);
                 for (at, count) in counts.losses.iter_mut().enumerate() {
                     *count += self.shared.lost.get([at]);
                 }

@@ -16,7 +16,7 @@ use crate::attach::{AttachMode, NotAttached};
 use crate::classify::{Connection, ExposureKind};
 use crate::inspect::{Credential, Evidence, Unclassified};
 use crate::pipeline::Event;
-use crate::reassemble::GapReason;
+use crate::reassemble::{Counts, GapReason};
 
 /// All metrics of this process; shared by reference.
 pub struct Metrics {
@@ -40,7 +40,9 @@ pub struct Metrics {
     flows_expired: Family<0>,
     gaps: Family<1>,
     gap_bytes: Family<1>,
-    conflicts: Family<0>,
+    conflicting_bytes: Family<0>,
+    retransmitted_bytes: Family<0>,
+    outside_bytes: Family<0>,
     out_of_order: Family<0>,
 
     attached: OpenFamily,
@@ -92,7 +94,9 @@ impl Metrics {
             flows_expired: register(&registry, &definitions::FLOWS_EXPIRED)?,
             gaps: register(&registry, &definitions::REASSEMBLY_GAPS)?,
             gap_bytes: register(&registry, &definitions::REASSEMBLY_GAP_BYTES)?,
-            conflicts: register(&registry, &definitions::REASSEMBLY_CONFLICTS)?,
+            conflicting_bytes: register(&registry, &definitions::REASSEMBLY_CONFLICTING_BYTES)?,
+            retransmitted_bytes: register(&registry, &definitions::REASSEMBLY_RETRANSMITTED_BYTES)?,
+            outside_bytes: register(&registry, &definitions::REASSEMBLY_OUTSIDE_BYTES)?,
             out_of_order: register(&registry, &definitions::REASSEMBLY_OUT_OF_ORDER)?,
             attached: register_open(&registry, &definitions::ATTACHED)?,
             not_attached: register_open(&registry, &definitions::NOT_ATTACHED)?,
@@ -254,14 +258,12 @@ impl Metrics {
         self.gap_bytes.add([reason as usize], bytes);
     }
 
-    /// Retransmitted bytes differed from the first copy, this many times.
-    pub fn conflicts(&self, count: u64) {
-        self.conflicts.add([], count);
-    }
-
-    /// Records came before earlier bytes of their stream, this many.
-    pub fn out_of_order(&self, count: u64) {
-        self.out_of_order.add([], count);
+    /// What went otherwise than in order in a connection's streams.
+    pub fn reassembly(&self, counts: &Counts) {
+        self.out_of_order.add([], counts.out_of_order.into());
+        self.retransmitted_bytes.add([], counts.retransmitted.into());
+        self.conflicting_bytes.add([], counts.conflicts.into());
+        self.outside_bytes.add([], counts.outside.into());
     }
 
     /// A program is attached from now on.

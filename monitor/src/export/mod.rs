@@ -13,7 +13,7 @@ pub mod server;
 pub mod time;
 
 #[cfg(test)]
-mod examples;
+pub(crate) mod examples;
 
 pub use definitions::{Tier, TierReason};
 pub use events::Events;
@@ -24,7 +24,7 @@ pub use metrics::Metrics;
 pub use server::Server;
 
 use crate::classify::Connection;
-use crate::inspect::{Evidence, TlsObservation};
+use crate::inspect::{Evidence, FirstRequest, TlsObservation};
 
 /// What became of a connection's first request over HTTP/2 inside TLS, and where that is known from.
 pub(crate) struct FirstRequestFacts {
@@ -34,9 +34,13 @@ pub(crate) struct FirstRequestFacts {
     pub evidence: Option<Evidence>,
 }
 
-/// The one place where the verdict on the first request enters JSON and metrics; no stage tells it yet.
-pub(crate) fn first_request(_connection: &Connection) -> FirstRequestFacts {
-    FirstRequestFacts { verdict: "unknown", evidence: None }
+/// The one place where the verdict on the first request enters JSON and metrics.
+pub(crate) fn first_request(connection: &Connection) -> FirstRequestFacts {
+    let verdict = connection.first_request;
+    FirstRequestFacts {
+        verdict: verdict.label(),
+        evidence: (verdict != FirstRequest::Unknown).then_some(Evidence::Goaway),
+    }
 }
 
 /// The one place where the evidence of an inferred ALPN enters JSON; what is read in the clear needs none.

@@ -15,13 +15,28 @@ pub struct Observation {
     pub requests_omitted: u64,
     /// The replies' content says that this is the Kubernetes API.
     pub kubernetes: bool,
+    /// HTTP in the clear that a TLS port answered with its 400 ("Client sent an HTTP request to an HTTPS server") or
+    /// with a TLS alert: no bypass.
+    pub refused_by_tls_server: bool,
     /// Why this connection (or what follows in it) could not be read, the first reason that was met.
     pub unclassified: Option<Unclassified>,
+    /// Requests after the cap, done and waiting for [`Observation::take_overflow`].
+    pub(super) overflow: Vec<Request>,
 }
 
 impl Observation {
     /// Requests listed for one connection at the most.
     pub const REQUESTS: usize = 1_000;
+
+    /// Requests after the cap that are done since the last call: to be counted, not to be listed.
+    pub fn take_overflow(&mut self) -> Vec<Request> {
+        std::mem::take(&mut self.overflow)
+    }
+
+    /// Names why this connection could not be read, unless an earlier reason stands.
+    pub(super) fn set_unclassified(&mut self, reason: Unclassified) {
+        self.unclassified.get_or_insert(reason);
+    }
 }
 
 closed_set! {
@@ -51,8 +66,10 @@ pub struct TlsObservation {
     pub sni: Option<String>,
     /// Protocols of the client's ALPN extension, in its order.
     pub alpn_offered: Vec<String>,
-    /// The server's choice, where it is in the clear (up to TLS 1.2).
+    /// The server's choice: in the clear up to TLS 1.2, later inferred.
     pub alpn: Option<String>,
+    /// `record_length` where `alpn` was inferred from the length of TLS 1.3's EncryptedExtensions.
+    pub alpn_evidence: Option<Evidence>,
     /// Whether the session was resumed; `None` when that cannot be told.
     pub resumed: Option<bool>,
     /// How far the handshake came.
@@ -61,6 +78,10 @@ pub struct TlsObservation {
     pub client_certificate: ClientCertificate,
     /// Where `client_certificate` is known from; `None` while it is unknown.
     pub evidence: Option<Evidence>,
+    /// Why `client_certificate` is unknown, where the connection was read to that point.
+    pub certificate_unknown: Option<CertificateUnknown>,
+    /// What the server's records showed about the first request over HTTP/2.
+    pub first_response: FirstResponse,
     /// The server answered in the clear: a TLS client came to a plaintext port.
     pub answered_in_the_clear: bool,
 }
@@ -116,6 +137,80 @@ closed_set! {
         ResumedPresented = "resumed_presented",
         /// Resumed session whose ticket carries none.
         ResumedAbsent = "resumed_absent",
+    }
+}
+
+closed_set! {
+    /// Why the client's certificate is unknown.
+    CertificateUnknown {
+        /// The client went away, or sent an alert, before the record that would tell.
+        HungUp = "hung_up",
+        /// Bytes are missing before the record that would tell.
+        Gap = "gap",
+        /// The client pads its records: their lengths say nothing.
+        Padded = "padded",
+        /// A length that no known client sends.
+        Length = "length",
+        /// Early data came before the record that would tell.
+        EarlyData = "early_data",
+        /// Resumed by something whose length says nothing: a session id, a short ticket, an external key.
+        Ticket = "ticket",
+        /// A version of TLS for which there are no rules.
+        Version = "version",
+    }
+}
+
+closed_set! {
+    /// The raw facts about the first response over HTTP/2 inside TLS: what the server's record lengths showed.
+    #[derive(Default)]
+    FirstResponse {
+        /// Nothing: not HTTP/2, not reached, bytes missing, or lengths that are not known.
+        #[default]
+        Unseen = "unseen",
+        /// No GOAWAY before the first response.
+        NoGoaway = "no_goaway",
+        /// GOAWAY, then a response as short as a 401.
+        GoawayShort = "goaway_short",
+        /// GOAWAY, then a response too long for a 401.
+        GoawayLong = "goaway_long",
+        /// GOAWAY, and nothing that tells which of the two.
+        Goaway = "goaway",
+        /// A record as long as GOAWAY that may answer the client's own PING.
+        Unclear = "unclear",
+    }
+}
+
+closed_set! {
+    /// What the API server made of a connection's first request over HTTP/2.
+    #[derive(Default)]
+    FirstRequest {
+        /// Not told by what was seen.
+        #[default]
+        Unknown = "unknown",
+        /// Served, or forbidden, as `system:anonymous`.
+        Anonymous = "anonymous",
+        /// 401.
+        Refused = "refused",
+        /// Its credential was accepted, whatever it was.
+        Accepted = "accepted",
+    }
+}
+
+impl FirstResponse {
+    /// What it says of the first request. A GOAWAY counts by itself; its absence only where the server is known to
+    /// send one to unauthenticated clients (Kubernetes 1.29 and later by default).
+    pub const fn first_request(self, server_sends_goaway: bool) -> FirstRequest {
+        match self {
+            Self::GoawayShort => FirstRequest::Refused,
+            Self::GoawayLong => FirstRequest::Anonymous,
+            Self::NoGoaway if server_sends_goaway => FirstRequest::Accepted,
+            Self::Unseen | Self::NoGoaway | Self::Goaway | Self::Unclear => FirstRequest::Unknown,
+        }
+    }
+
+    /// Whether a GOAWAY was seen before the first response: the server is one that sends it.
+    pub const fn goaway(self) -> bool {
+        matches!(self, Self::GoawayShort | Self::GoawayLong | Self::Goaway)
     }
 }
 

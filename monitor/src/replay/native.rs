@@ -5,30 +5,18 @@ use std::num::NonZeroUsize;
 
 use lru::LruCache;
 use monitor_common::{
-    Decision, FlowKey, FlowState, Handshake, Hook, KernelEvent, LossReason, PacketCount, RecordFlags, RecordHeader,
-    Role, Skip, SourceClass, Verdict, limits,
+    Decision, FlowKey, FlowState, Handshake, Hook, KernelEvent, PacketCount, RecordFlags, RecordHeader, Role, Skip,
+    SourceClass, Verdict, limits,
 };
 use monitor_ebpf::parse::{Segment, parse_ethernet, parse_network};
 use monitor_ebpf::select::select;
 use monitor_ebpf::track::{Tables, track};
 
+use crate::export::KernelCounts;
 use crate::key_hash::KeyHashing;
 use crate::receive::Record;
+use crate::replay::Start;
 use crate::watch::Watch;
-
-/// Where a frame's headers begin.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Start {
-    /// With an Ethernet header.
-    Ethernet,
-    /// At `offset`, as the link layer said with an EtherType.
-    Network {
-        /// Bytes of the link layer's header.
-        offset: usize,
-        /// EtherType.
-        ether_type: u16,
-    },
-}
 
 /// The kernel half over a capture.
 pub struct NativeKernel {
@@ -158,30 +146,18 @@ impl NativeKernel {
         }
     }
 
-    /// Packets and bytes; index as [`PacketCount::index`].
-    pub fn packets(&self) -> &[PacketCount] {
-        &self.packets
-    }
-
-    /// Packets left alone, by hook (all of them TC's: it is TC that reads) and reason.
-    pub fn skips(&self) -> [[u64; Skip::COUNT]; Hook::COUNT] {
-        let mut skips = [[0; Skip::COUNT]; Hook::COUNT];
-        skips[Hook::Tc as usize] = self.skips;
-        skips
-    }
-
-    /// Everything else that the kernel half counts.
-    pub fn events(&self) -> [u64; KernelEvent::COUNT] {
-        let mut events = [0; KernelEvent::COUNT];
-        events[KernelEvent::FlowBegun as usize] = self.tables.begun;
-        events[KernelEvent::RecordSent as usize] = self.records;
-        events[KernelEvent::ByteSent as usize] = self.bytes;
-        events
-    }
-
-    /// Records lost on the way: natively none.
-    pub fn losses(&self) -> [u64; LossReason::COUNT] {
-        [0; LossReason::COUNT]
+    /// Adds what was counted to `counts`. Packets left alone count for TC: it is TC that reads. No record was lost.
+    pub fn add_counts(&self, counts: &mut KernelCounts) {
+        for (sum, count) in counts.packets.iter_mut().zip(&self.packets) {
+            sum.packets += count.packets;
+            sum.bytes += count.bytes;
+        }
+        for (sum, count) in counts.skips[Hook::Tc as usize].iter_mut().zip(&self.skips) {
+            *sum += count;
+        }
+        counts.events[KernelEvent::FlowBegun as usize] += self.tables.begun;
+        counts.events[KernelEvent::RecordSent as usize] += self.records;
+        counts.events[KernelEvent::ByteSent as usize] += self.bytes;
     }
 }
 

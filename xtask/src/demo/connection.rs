@@ -115,7 +115,8 @@ impl Connection {
         }
         lines.extend(self.requests.iter().map(ToString::to_string));
         if !self.exposures.is_empty() {
-            lines.extend(self.exposures.iter().map(|exposure| format!("! {exposure}")));
+            let exposures: Vec<&str> = self.exposures.iter().map(String::as_str).collect();
+            lines.push(format!("exposes {}", exposures.join(", ")));
         }
         lines
     }

@@ -101,6 +101,7 @@ fn live(keep: Keep) -> Result<()> {
     let unequal = pairs.iter().filter(|pair| !pair.equal).count();
     miscounted.iter().for_each(|line| println!("metrics differ: {line}"));
     if unequal > 0 || !miscounted.is_empty() {
+        println!("the monitor said:\n{}", lab.log_of("monitor"));
         bail!("what was seen is not what was sent: {unequal} connections and {} counters differ", miscounted.len());
     }
     println!("\nwhat was seen is what was sent: {} connections, in both directions", pairs.len());

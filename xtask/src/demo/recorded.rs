@@ -125,7 +125,7 @@ mod tests {
                 "cluster_node 192.168.56.11 -> insecure 8080",
                 "http1",
                 "GET /api/v1/pods 200 (bearer)",
-                "! plaintext_api"
+                "exposes plaintext_api"
             ]
         );
         let label = serde_json::json!({"src": "203.0.113.7", "sni": "kubernetes", "connections": [{"dport": 6443,

@@ -3,7 +3,7 @@
 use super::connection::{Connection, Pair};
 
 /// Widest cell; longer lines are cut.
-const WIDEST: usize = 70;
+const WIDEST: usize = 72;
 
 /// A table for people: names of clients, what was sent, what was seen; `=` where they agree, `!` where not.
 pub fn table(clients: &[String], sent: &[Connection], seen: &[Connection], pairs: &[Pair]) -> String {

@@ -94,7 +94,7 @@ pub fn acts() -> Vec<Act> {
             .exposing("node_port"),
         // A client that does not trust the server hangs up before it would show a certificate.
         tls(
-            Client::program(Outside, &format!("curl --silent --tls-max 1.2 --max-time 10 {secure}/version")).exits(60),
+            Client::program(Outside, &format!("curl --silent --tls-max 1.2 --max-time 20 {secure}/version")).exits(60),
             OUTSIDE,
             "1.2",
             "unknown",
@@ -242,7 +242,64 @@ impl Act {
 
 #[cfg(test)]
 mod tests {
+    use crate::lab::{Lab, servers};
+
     use super::*;
+
+    /// A connection as `lab/nginx.conf` logs it, from what is expected of the monitor; requests in TLS are not in it.
+    fn expected_of_server(connection: &Connection) -> String {
+        let tls = connection.tls.as_ref();
+        let version =
+            tls.and_then(|tls| tls.version.as_deref()).map_or("-".to_owned(), |version| format!("TLSv{version}"));
+        let name = tls.and_then(|tls| tls.sni.as_deref()).unwrap_or("-");
+        let certificate = match tls.map(|tls| tls.client_certificate.as_str()) {
+            Some("presented") => "SUCCESS",
+            // On its TLS port nginx says NONE of HTTP in the clear, too.
+            Some(_) => "NONE",
+            None => "-",
+        };
+        format!("{}|{}|{version}|{name}|{certificate}", connection.source_ip, connection.port)
+    }
+
+    #[test]
+    #[ignore = "needs root"]
+    fn every_act_does_what_it_says_and_nothing_is_left() {
+        let mut lab = Lab::new().unwrap();
+        let suffix = lab.suffix().to_owned();
+        servers::start(&mut lab).unwrap();
+        let mut told = 0;
+        for act in acts() {
+            act.client.run(&lab).unwrap();
+            // The server logs a request when it has answered it: the client has ended by then, the log may come later.
+            let answered = if act.client.exit == 0 { act.client.statuses.len().max(1) } else { 0 };
+            let lines = lab
+                .wait_for("nginx", "the server's own log", |lab| {
+                    let lines = servers::witness(lab)?;
+                    Ok((lines.len() >= told + answered).then_some(lines))
+                })
+                .unwrap();
+            assert_eq!(lines.len(), told + answered, "{act:?}: {lines:?}");
+            let first = lines.get(told).map(|line| line.split('|').collect::<Vec<_>>());
+            for (index, line) in lines.iter().skip(told).enumerate() {
+                let fields: Vec<&str> = line.split('|').collect();
+                assert_eq!(fields[1..6].join("|"), expected_of_server(&act.connection), "{act:?}");
+                assert_eq!(Some(fields[0]), first.as_ref().map(|first| first[0]), "one connection: {act:?}");
+                if let Some(request) = act.connection.requests.get(index) {
+                    let path = fields[7].split('?').next().unwrap();
+                    let status = request.status.unwrap().to_string();
+                    assert_eq!(fields[6..9], [request.method.as_str(), fields[7], status.as_str()], "{act:?}");
+                    assert_eq!(path, request.path);
+                }
+            }
+            told += answered;
+        }
+        // A client whose outcome is another than it should be is noticed.
+        let mut wrong = acts().remove(0).client;
+        wrong.statuses = vec![403];
+        assert!(wrong.run(&lab).is_err());
+        drop(lab);
+        assert_eq!(crate::lab::remove(&suffix).unwrap_err().to_string(), format!("there is no lab {suffix}"));
+    }
 
     #[test]
     fn every_role_class_protocol_and_exposure_of_the_contract_is_shown() {

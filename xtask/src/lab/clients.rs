@@ -8,6 +8,9 @@ use anyhow::{Context as _, Result, bail};
 
 use super::{Host, Lab};
 
+/// Seconds after which a client that has not ended is ended, with exit code 124.
+const TIME_LIMIT: &str = "30";
+
 /// One start of a client.
 #[derive(Clone, Debug)]
 pub struct Client {
@@ -26,7 +29,7 @@ pub struct Client {
 impl Client {
     /// `curl`, which says the status of each answer; `arguments` are split at spaces.
     pub fn curl(host: Host, arguments: &str, statuses: &[u16]) -> Self {
-        let common = "curl --silent --show-error --max-time 10 --cacert ca.crt --write-out %{stderr}%{http_code}\\n";
+        let common = "curl --silent --show-error --max-time 20 --cacert ca.crt --write-out %{stderr}%{http_code}\\n";
         let words = common.split(' ').chain(arguments.split(' ')).map(str::to_owned).collect();
         Self { host, words, input: None, exit: 0, statuses: statuses.to_vec() }
     }
@@ -62,8 +65,12 @@ impl Client {
     /// Runs it to its end; fails when it did not do what it is meant to.
     pub fn run(&self, lab: &Lab) -> Result<()> {
         let (program, arguments) = self.words.split_first().context("a client without a name")?;
-        let mut command = lab.command(self.host, program);
-        command.args(arguments).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut command = lab.command(self.host, "timeout");
+        command
+            .args(["--foreground", TIME_LIMIT, program])
+            .args(arguments)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
         if let Some(input) = &self.input {
             // From a file: openssl ends when its input does, unless told otherwise, and a file needs no thread.
             let path = lab.directory().join("input");

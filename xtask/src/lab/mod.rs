@@ -23,7 +23,7 @@ pub mod network;
 pub mod servers;
 
 /// How long a server may take to listen, and a process to end.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A host of the lab.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,7 +147,8 @@ impl Lab {
         self.keep = true;
     }
 
-    fn log_of(&self, name: &str) -> String {
+    /// What the process `name` has written so far.
+    pub fn log_of(&self, name: &str) -> String {
         let text = fs::read_to_string(self.directory.join(format!("{name}.log"))).unwrap_or_default();
         let text = text.trim();
         if text.is_empty() { "nothing".to_owned() } else { text.to_owned() }

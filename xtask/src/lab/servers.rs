@@ -36,6 +36,14 @@ pub fn start(lab: &mut Lab) -> Result<()> {
     wait_until_listening(lab, "nginx", process, &[SECURE, NODE_PORT, INSECURE, INSECURE_HTTP2, WEB])
 }
 
+/// The lines that the server has written, one for each request that it answered; see `log_format` in `lab/nginx.conf`.
+#[cfg(test)]
+pub fn witness(lab: &Lab) -> Result<Vec<String>> {
+    let path = lab.directory().join("access.log");
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(text.lines().map(str::to_owned).collect())
+}
+
 /// A CA and what it signed: `ca.crt`, `server.crt`, `client.crt` and their keys, good for two days.
 fn certificates(directory: &Path) -> Result<()> {
     let common =

@@ -3,7 +3,7 @@
 use std::env;
 use std::io::{self, Write as _};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 
 use crate::terminal::Steps;
 
@@ -56,9 +56,7 @@ pub fn ensure(groups: &[Group]) -> Result<()> {
         let quiet = step.root.then(|| services::Quiet::new(&machine)).transpose()?;
         let outcome = steps.run(&step.what, &mut step.command());
         drop(quiet);
-        outcome.with_context(|| {
-            format!("set-up stopped; by hand it is\n  {step}\nand these are all of its steps:\n{plan}\n")
-        })?;
+        outcome.map_err(|error| anyhow!("{error:#}\nset-up stopped; by hand its steps are\n{plan}"))?;
     }
     let still = Plan::new(groups, &Machine::here())?.missing;
     if !still.is_empty() {
@@ -66,6 +64,11 @@ pub fn ensure(groups: &[Group]) -> Result<()> {
             "still missing after set-up: {}; the output of its steps is in {}",
             still.join(", "),
             steps.log().display()
+        );
+    }
+    if machine.systemd && plan.missing.iter().any(|name| ["nginx", "promtool"].contains(name)) {
+        println!(
+            "nginx and prometheus are here for their programs; `systemctl disable nginx prometheus` keeps their services off"
         );
     }
     println!("set-up: done");

@@ -161,7 +161,12 @@ impl Step {
     }
 
     fn apt_install(packages: &[&str], options: &[&str]) -> Self {
-        let words = [&["apt-get", "install", "--yes", "--no-install-recommends"], options, packages].concat();
+        let words = [
+            &["apt-get", "install", "-o", "DPkg::Lock::Timeout=300", "--yes", "--no-install-recommends"],
+            options,
+            packages,
+        ]
+        .concat();
         let mut step = Self::new(&format!("install {}", packages.join(", ")), &words).by_root();
         step.environment.push(("DEBIAN_FRONTEND", "noninteractive"));
         step
@@ -258,7 +263,8 @@ mod tests {
         let plan = Plan::new(&[Group::Build], &debian()).unwrap();
         let expected = [
             "sudo apt-get update",
-            "sudo DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends rustc-web cargo-web \
+            "sudo DEBIAN_FRONTEND=noninteractive apt-get install -o DPkg::Lock::Timeout=300 --yes \
+             --no-install-recommends rustc-web cargo-web \
              rust-web-src llvm-22-dev libpolly-22-dev",
             "rustup toolchain link ebpf /usr",
             "LLVM_PREFIX=/usr/lib/llvm-22 cargo install bpf-linker --version 0.13.0 --locked --no-default-features \

@@ -1,0 +1,65 @@
+//! The pcap format: one header, then a header of 16 bytes before each packet
+//! (<https://www.ietf.org/archive/id/draft-ietf-opsawg-pcap-06.html>).
+
+use std::ops::Range;
+
+use super::error::Fault;
+use super::link::LinkType;
+use super::window::Window;
+use super::{PACKET_BYTES, Packet};
+
+/// First bytes: microseconds and nanoseconds, in both byte orders.
+pub(super) const MAGICS: [[u8; 4]; 4] =
+    [[0xd4, 0xc3, 0xb2, 0xa1], [0xa1, 0xb2, 0xc3, 0xd4], [0x4d, 0x3c, 0xb2, 0xa1], [0xa1, 0xb2, 0x3c, 0x4d]];
+
+const FILE_HEADER: usize = 24;
+const PACKET_HEADER: usize = 16;
+
+/// Reader of the packets.
+pub(super) struct Pcap {
+    big_endian: bool,
+    /// Nanoseconds in a unit of the time's fraction.
+    unit: u64,
+    link_type: LinkType,
+}
+
+impl Pcap {
+    /// Reads the file's header.
+    pub fn new(window: &mut Window) -> Result<Self, Fault> {
+        window.require(FILE_HEADER)?;
+        let (_, header) = pcap_parser::parse_pcap_header(window.peek(FILE_HEADER)).map_err(|_| Fault::NotACapture)?;
+        if header.version_major != 2 {
+            return Err(Fault::Corrupt("the file's version is not 2"));
+        }
+        // The upper half says how long the frame check sequence is; what is behind the packet is not read anyway.
+        let number = header.network.0 as u32 & 0xffff;
+        let link_type = LinkType::from_number(number).ok_or(Fault::LinkType(number))?;
+        window.pass(FILE_HEADER, 0..0);
+        let unit = if header.is_nanosecond_precision() { 1 } else { 1_000 };
+        Ok(Self { big_endian: header.is_bigendian(), unit, link_type })
+    }
+
+    /// The next packet and where its bytes stand in the window.
+    #[inline]
+    pub fn next(&mut self, window: &mut Window) -> Result<Option<(Packet, Range<usize>)>, Fault> {
+        match window.fill(PACKET_HEADER)? {
+            0 => return Ok(None),
+            PACKET_HEADER => {}
+            _ => return Err(Fault::CutShort),
+        }
+        let word = |offset: usize| {
+            let word = window.array(offset);
+            if self.big_endian { u32::from_be_bytes(word) } else { u32::from_le_bytes(word) }
+        };
+        let (seconds, fraction, captured, original_length) = (word(0), word(4), word(8), word(12));
+        if captured > PACKET_BYTES {
+            return Err(Fault::Corrupt("a packet claims more than 1 MiB"));
+        }
+        let length = PACKET_HEADER + captured as usize;
+        window.require(length)?;
+        let bytes = window.pass(length, PACKET_HEADER..length);
+        let time = u64::from(seconds) * 1_000_000_000 + u64::from(fraction) * self.unit;
+        let interface = self.link_type.interface(window.get(bytes.clone())).unwrap_or(0);
+        Ok(Some((Packet { time, interface, link_type: self.link_type, original_length }, bytes)))
+    }
+}
