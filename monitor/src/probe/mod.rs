@@ -41,6 +41,9 @@ const RETRY: u64 = 60_000_000_000;
 /// Nanoseconds between two looks for processes that hits ask for.
 const LOOK: u64 = 1_000_000_000;
 
+/// Processes that may be seen before they are found, until those seen earlier are forgotten.
+const ADOPTED: usize = 256;
+
 /// Where and how to probe.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -93,6 +96,8 @@ pub struct Probe {
     unreadable: Vec<Server>,
     answers: Answers,
     ready: VecDeque<Hit>,
+    /// Processes that no attachment is known to own yet, and the one that saw each first.
+    adopted: HashMap<u32, u32>,
     /// When processes were last looked for.
     looked: u64,
     attachments: u32,
@@ -137,6 +142,7 @@ impl Probe {
             unreadable: Vec::new(),
             answers: Answers::default(),
             ready: VecDeque::new(),
+            adopted: HashMap::new(),
             looked: 0,
             attachments: 0,
             malformed: 0,
@@ -256,7 +262,7 @@ impl Probe {
 
     /// Whether a hit is to be taken from this attachment. Two containers of one image run the same inode under two
     /// identities, so that each attachment sees both: a process's hits are taken from the attachment that it was found
-    /// with, from when that stands.
+    /// with, from when that stands; before, from the one that saw it first.
     fn is_its_own(&mut self, number: u32, process: u32, time: u64) -> bool {
         let known = |probe: &Self| probe.binaries.values().any(|binary| binary.runs(process));
         if !known(self) && monotonic().saturating_sub(self.looked) >= LOOK {
@@ -266,8 +272,13 @@ impl Probe {
         }
         let owner = self.binaries.values().find(|binary| binary.runs(process));
         match owner.and_then(|binary| binary.outcome.as_ref().ok()) {
-            Some(attachment) => attachment.number == number || time < attachment.since,
-            None => true,
+            Some(attachment) if attachment.since <= time => attachment.number == number,
+            _ => {
+                if self.adopted.len() >= ADOPTED {
+                    self.adopted.clear();
+                }
+                *self.adopted.entry(process).or_insert(number) == number
+            }
         }
     }
 

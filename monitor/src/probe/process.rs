@@ -194,7 +194,7 @@ mod tests {
         fs::create_dir(&proc).expect("proc");
         fs::write(&binary, b"one").expect("binary");
         process(&proc, "12", b"kube-apiserver\0--authentication-config=/etc/authn.yaml\0", &binary);
-        process(&proc, "7", b"kube-apiserver\0--secure-port\06443\0", &binary);
+        process(&proc, "7", b"kube-apiserver\0--secure-port=6443\0", &binary);
         process(&proc, "9", b"kube-apiserver\0", &folder.path().join("gone"));
         process(&proc, "8", b"kubelet\0", Path::new("/usr/bin/kubelet"));
         fs::create_dir(proc.join("sys")).expect("no process");
