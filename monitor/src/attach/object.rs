@@ -308,7 +308,7 @@ fn explain_program(name: &str, error: ProgramError) -> anyhow::Error {
 }
 
 /// The whole chain of causes in one line.
-pub(super) fn one_line(error: &dyn std::error::Error) -> String {
+pub(crate) fn one_line(error: &dyn std::error::Error) -> String {
     let mut words = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
@@ -322,7 +322,7 @@ pub(super) fn one_line(error: &dyn std::error::Error) -> String {
 }
 
 /// Whether the chain of causes ends in EPERM or EACCES.
-pub(super) fn permission_denied(error: &(dyn std::error::Error + 'static)) -> bool {
+pub(crate) fn permission_denied(error: &(dyn std::error::Error + 'static)) -> bool {
     os_error(error).is_some_and(|code| code == libc::EPERM || code == libc::EACCES)
 }
 
