@@ -25,7 +25,7 @@ fn the_maps_take_less_than_48_mib() {
         let ipv6 = format!("2001:db8::{index:x}/128").parse().unwrap();
         [(ipv4, SourceClass::Pod), (ipv6, SourceClass::Pod)]
     });
-    half.watch(&Watch { ports: vec![(6443, Role::Secure)], prefixes: prefixes.collect() }).unwrap();
+    half.watch(&Watch::of([(6443, Role::Secure)], prefixes)).unwrap();
     let full = memory(&mut half);
     let (before, sum): (u64, u64) = (empty.iter().map(|map| map.1).sum(), full.iter().map(|map| map.1).sum());
     println!("maps: {before} bytes when loaded, {sum} bytes with every prefix table full, of {LIMIT}");
