@@ -43,6 +43,7 @@ fn defaults() {
         unauthenticated_goaway: UnauthenticatedGoaway::Auto,
         listen: "127.0.0.1:9464".parse().unwrap(),
         xdp_generic: false,
+        tcx: true,
         output: None,
     };
     assert_eq!(Settings::default(), expected);
@@ -68,6 +69,7 @@ const SAME: &[(&[&str], &str)] = &[
     (&["--unauthenticated-goaway", "off"], "unauthenticated_goaway = 'off'"),
     (&["--listen", "[::]:9464"], "listen = '[::]:9464'"),
     (&["--xdp-generic=true"], "xdp_generic = true"),
+    (&["--tcx=false"], "tcx = false"),
     (&["--output", "json"], "output = 'json'"),
 ];
 

@@ -7,7 +7,7 @@ use monitor_common::{Hook, LossReason, Role, Skip, SourceClass, closed_set};
 
 use crate::attach::{AttachMode, NotAttached};
 use crate::classify::{ExposureKind, Outcome, PathClass, Verb};
-use crate::inspect::{ClientCertificate, Credential, Evidence, Protocol, TlsHandshake, Unclassified};
+use crate::inspect::{ClientCertificate, Credential, Evidence, FirstRequest, Protocol, TlsHandshake, Unclassified};
 use crate::reassemble::GapReason;
 
 /// What a metric is called, what it means, and which series it can have.
@@ -111,7 +111,7 @@ pub const STATUS: &[&str] = &["none", "1xx", "2xx", "3xx", "4xx", "5xx", "other"
 pub const TLS_VERSION: &[&str] = &["unknown", "ssl3.0", "1.0", "1.1", "1.2", "1.3", "other"];
 
 /// Words of the label `first_request`.
-pub const FIRST_REQUEST: &[&str] = &["unknown", "anonymous", "refused", "accepted"];
+pub const FIRST_REQUEST: &[&str] = words!(FirstRequest);
 
 /// Words of the label `decision`.
 pub const DECISION: &[&str] = &["unknown", "allowed", "denied"];

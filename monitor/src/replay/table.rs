@@ -208,7 +208,7 @@ mod tests {
 
     use super::*;
     use crate::classify::{Destination, Outcome, Source};
-    use crate::inspect::{Credential, FirstRequest, Observation, QueryHints, Request, TlsObservation, Unclassified};
+    use crate::inspect::{Credential, Observation, QueryHints, Request, TlsObservation, Unclassified};
 
     fn connection(ip: &str, class: SourceClass, port: u16, role: Role, protocol: Protocol) -> Connection {
         let ip: IpAddr = ip.parse().unwrap();
@@ -220,7 +220,7 @@ mod tests {
             outcome: Outcome::Established,
             observation: Observation { protocol, ..Observation::default() },
             requests: vec![],
-            first_request: FirstRequest::Unknown,
+            first_request: crate::inspect::FirstRequest::Unknown,
             exposures: vec![],
         }
     }
