@@ -73,6 +73,10 @@ impl KernelHalf {
             bail!("this binary was built without its kernel object: run `cargo xtask setup`, then `cargo xtask build`");
         }
         let mut ebpf = EbpfLoader::new().load(OBJECT).map_err(explain_load)?;
+        // The loader makes the probe's maps too; the probe makes its own.
+        for name in crate::probe::MAPS {
+            drop(ebpf.take_map(name));
+        }
         for name in program::TC {
             let classifier: &mut SchedClassifier = typed(&mut ebpf, name)?;
             classifier.load().map_err(|error| explain_program(name, error))?;
