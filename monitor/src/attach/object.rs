@@ -77,6 +77,10 @@ impl KernelHalf {
         }
         privileges::raise_locked_memory();
         let mut ebpf = EbpfLoader::new().load(OBJECT).map_err(explain_load)?;
+        // The loader makes the probe's maps too; the probe makes its own.
+        for name in crate::probe::MAPS {
+            drop(ebpf.take_map(name));
+        }
         for name in program::TC {
             let classifier: &mut SchedClassifier = typed(&mut ebpf, name)?;
             classifier.load().map_err(|error| explain_program(name, error))?;

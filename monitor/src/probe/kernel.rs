@@ -21,6 +21,8 @@ const ANSWER: &str = "api_exposure_probe_answer";
 const LAYOUT: &str = "PROBE_LAYOUT";
 const HITS: &str = "HITS";
 const LOSSES: &str = "HIT_LOSSES";
+/// All of them.
+pub const MAPS: [&str; 3] = [LAYOUT, HITS, LOSSES];
 
 /// What all attachments share.
 pub struct Kernel {

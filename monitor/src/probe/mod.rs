@@ -29,6 +29,7 @@ use elf::{BinaryError, Machine};
 pub use hit::Hit;
 use hit::{Answers, Message};
 use kernel::Kernel;
+pub(crate) use kernel::MAPS;
 use process::{Component, Identity, Server};
 
 /// Nanoseconds that a binary which nobody runs any more stays attached: a server that is started again is then seen
