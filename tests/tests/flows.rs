@@ -261,6 +261,10 @@ fn the_server_is_read_within_a_window_behind_each_request() {
     both.client(client, server, ACK, REQUEST).one();
     both.client(client - REQUEST.len() as u32, SERVER + 1, ACK, REQUEST).one();
     assert_eq!(both.server(server, client, ACK, &tls(SEGMENT)).one().bytes.len(), SEGMENT);
+    // Nor does the end of the client's side: nothing is asked for with it.
+    let end = server + limits::SERVER_WINDOW;
+    both.client(client + REQUEST.len() as u32, end, ACK | FIN, b"").one();
+    both.server(end, client, ACK, &tls(SEGMENT)).nothing(Skip::Budget);
 }
 
 #[test]
