@@ -28,10 +28,9 @@ pub fn watch() -> Result<Watch> {
         ("192.168.56.0/24", SourceClass::ClusterNode),
         ("fd00:56::/64", SourceClass::Pod),
     ];
-    Ok(Watch {
-        ports: vec![(PORT, Role::Insecure)],
-        prefixes: prefixes.iter().map(|(prefix, class)| Ok((prefix.parse()?, *class))).collect::<Result<_>>()?,
-    })
+    let prefixes: Vec<_> =
+        prefixes.iter().map(|(prefix, class)| Ok((prefix.parse()?, *class))).collect::<Result<_>>()?;
+    Ok(Watch::of([(PORT, Role::Insecure)], prefixes))
 }
 
 /// The class that [`watch`] gives to a client of this server.
