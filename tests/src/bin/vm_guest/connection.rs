@@ -28,7 +28,8 @@ pub fn watch() -> Result<Watch> {
         ("192.168.56.0/24", SourceClass::ClusterNode),
         ("fd00:56::/64", SourceClass::Pod),
     ];
-    let prefixes = prefixes.iter().map(|(prefix, class)| Ok((prefix.parse()?, *class))).collect::<Result<Vec<_>>>()?;
+    let prefixes: Vec<_> =
+        prefixes.iter().map(|(prefix, class)| Ok((prefix.parse()?, *class))).collect::<Result<_>>()?;
     Ok(Watch::of([(PORT, Role::Insecure)], prefixes))
 }
 
@@ -51,8 +52,7 @@ pub struct Said {
 
 /// A request from `client` (or from here) to a server here, answered and closed.
 pub fn talk(server: IpAddr, client: Option<&Namespace>) -> Result<Said> {
-    let mut request =
-        format!("POST /api/v1/namespaces HTTP/1.1\r\nHost: api\r\nContent-Length: {BODY}\r\n\r\n").into_bytes();
+    let mut request = format!("POST /api/v1/namespaces HTTP/1.1\r\nHost: api\r\nContent-Length: {BODY}\r\n\r\n").into_bytes();
     request.extend((0..BODY).map(|number| (number % 251) as u8));
     let mut reply = b"HTTP/1.1 201 Created\r\nContent-Length: 3000\r\n\r\n".to_vec();
     reply.extend((0..3000).map(|number| (number % 241) as u8));
