@@ -269,10 +269,11 @@ impl Probe {
     /// with, from when that stands; before, from the one that saw it first.
     fn is_its_own(&mut self, number: u32, process: u32, time: u64) -> bool {
         let known = |probe: &Self| probe.binaries.values().any(|binary| binary.runs(process));
-        if !known(self) && monotonic().saturating_sub(self.looked) >= LOOK {
-            if let Err(error) = self.reconcile() {
-                tracing::debug!("cannot look for API servers: {error:#}");
-            }
+        if !known(self)
+            && monotonic().saturating_sub(self.looked) >= LOOK
+            && let Err(error) = self.reconcile()
+        {
+            tracing::debug!("cannot look for API servers: {error:#}");
         }
         let owner = self.binaries.values().find(|binary| binary.runs(process));
         match owner.and_then(|binary| binary.outcome.as_ref().ok()) {
