@@ -9,7 +9,7 @@ use monitor_common::{
     FlowKey, FlowState, Handshake, Hook, KernelEvent, LossReason, PacketCount, ProbeLayout, RecordHeader, Skip,
     Verdict, limits,
 };
-use monitor_ebpf::select::Located;
+use monitor_ebpf::tables::Located;
 
 /// Role of each port, plus one; 0 is not watched. User space writes it.
 #[map]

@@ -1,4 +1,5 @@
 //! The memory of the kernel's maps, all tables full.
+#![expect(clippy::unwrap_used, reason = "what a test cannot do without fails it")]
 
 use std::fs;
 use std::os::fd::{AsFd as _, AsRawFd as _};
@@ -25,7 +26,7 @@ fn the_maps_take_less_than_48_mib() {
         let ipv6 = format!("2001:db8::{index:x}/128").parse().unwrap();
         [(ipv4, SourceClass::Pod), (ipv6, SourceClass::Pod)]
     });
-    half.watch(&Watch { ports: vec![(6443, Role::Secure)], prefixes: prefixes.collect() }).unwrap();
+    half.watch(&Watch::of([(6443, Role::Secure)], prefixes)).unwrap();
     let full = memory(&mut half);
     let (before, sum): (u64, u64) = (empty.iter().map(|map| map.1).sum(), full.iter().map(|map| map.1).sum());
     println!("maps: {before} bytes when loaded, {sum} bytes with every prefix table full, of {LIMIT}");

@@ -6,12 +6,14 @@ use clap::{Parser, Subcommand};
 
 mod build;
 mod demo;
+mod docs;
 mod interrupt;
 mod lab;
 mod setup;
 mod terminal;
 mod test;
 mod tidy;
+mod vm;
 mod workspace;
 
 /// What a developer or a newcomer does with api-exposure-monitor. Each command does its own set-up first.
@@ -27,8 +29,10 @@ enum Command {
     Setup(setup::Arguments),
     Build(build::Arguments),
     Demo(demo::Arguments),
+    Docs(docs::Arguments),
     Test(test::Arguments),
     Tidy(tidy::Arguments),
+    Vm(vm::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -37,8 +41,10 @@ fn main() -> ExitCode {
         Command::Setup(arguments) => setup::run(&arguments),
         Command::Build(arguments) => build::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
+        Command::Docs(arguments) => docs::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
         Command::Tidy(arguments) => tidy::run(&arguments),
+        Command::Vm(arguments) => vm::run(&arguments),
     });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -9,6 +9,7 @@ use monitor_common::closed_set;
 
 use super::interfaces::Interface;
 use super::object::{KernelHalf, one_line, os_error, permission_denied, program};
+use super::privileges;
 
 /// Priority of the clsact filters: behind those that network plugins put first (Cilium's is 1).
 const CLSACT_PRIORITY: u16 = 10;
@@ -177,7 +178,7 @@ fn attach_tc(
     }
     match qdisc_add_clsact(&interface.name) {
         Ok(()) => tracing::debug!(interface = %interface.name, "added a clsact qdisc"),
-        Err(TcError::AlreadyAttached) => {}
+        Err(error) if is_there(&error) => {}
         Err(error) => return Err(explain_tc(interface, &error)),
     }
     // What a killed predecessor left behind: a filter outlives its process, and these names are only ours.
@@ -193,12 +194,22 @@ fn attach_tc(
         .map_err(|error| explain_tc(interface, &error))
 }
 
+/// Whether a clsact qdisc could not be added because there is one: somebody else's, or ours from the other direction.
+/// The kernel answers EEXIST (tc_modify_qdisc in net/sched/sch_api.c, 5.10 to 6.18).
+fn is_there(error: &TcError) -> bool {
+    match error {
+        TcError::AlreadyAttached => true,
+        TcError::NetlinkError(error) => error.raw_os_error() == Some(libc::EEXIST),
+        _ => false,
+    }
+}
+
 fn explain_tc(interface: &Interface, error: &(dyn std::error::Error + 'static)) -> Refusal {
     let name = &interface.name;
     match os_error(error) {
         Some(libc::EPERM | libc::EACCES) => Refusal::new(
             NotAttached::NotPermitted,
-            format!("no privilege to attach to {name}: run as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"),
+            format!("no privilege to attach to {name}: {}", privileges::way_out()),
         ),
         Some(libc::ENODEV) => Refusal::new(NotAttached::Failed, format!("interface {name} is gone")),
         _ => Refusal::new(NotAttached::Failed, format!("attaching TC to {name}: {}", one_line(error))),

@@ -8,10 +8,11 @@ use aya::{Ebpf, EbpfLoader, Pod};
 use ipnet::IpNet;
 use monitor_common::{FlowKey, Hook, KernelEvent, LossReason, PacketCount, Skip, SourceClass, Verdict};
 
+use super::privileges;
 use crate::watch::Watch;
 
 /// The kernel half as it was compiled with this binary; empty where its compiler was missing.
-pub(crate) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/monitor-ebpf"));
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/monitor-ebpf"));
 
 /// Bytes of the kernel object in this binary; 0 where its compiler was missing.
 pub fn size() -> usize {
@@ -45,6 +46,8 @@ pub struct KernelHalf {
     prefixes_ipv4: LpmTrie<MapData, [u8; 4], u8>,
     prefixes_ipv6: LpmTrie<MapData, [u8; 16], u8>,
     loaded: Watch,
+    /// XDP programs that this kernel does not take, and why.
+    xdp_refused: Vec<(&'static str, String)>,
 }
 
 /// The counters of the kernel half; read at scrape.
@@ -64,7 +67,7 @@ pub struct Reading {
 }
 
 impl KernelHalf {
-    /// Loads maps and TC programs; XDP programs are loaded when an interface first takes one.
+    /// Loads maps and programs. A kernel that does not take an XDP program is no failure: TC counts then.
     ///
     /// # Errors
     /// The kernel refuses: no privilege, too old, or its verifier does not take a program.
@@ -72,6 +75,7 @@ impl KernelHalf {
         if OBJECT.is_empty() {
             bail!("this binary was built without its kernel object: run `cargo xtask setup`, then `cargo xtask build`");
         }
+        privileges::raise_locked_memory();
         let mut ebpf = EbpfLoader::new().load(OBJECT).map_err(explain_load)?;
         // The loader makes the probe's maps too; the probe makes its own.
         for name in crate::probe::MAPS {
@@ -80,6 +84,13 @@ impl KernelHalf {
         for name in program::TC {
             let classifier: &mut SchedClassifier = typed(&mut ebpf, name)?;
             classifier.load().map_err(|error| explain_program(name, error))?;
+        }
+        let mut xdp_refused = Vec::new();
+        for name in [program::XDP, program::XDP_LINEAR] {
+            let xdp: &mut Xdp = typed(&mut ebpf, name)?;
+            if let Err(error) = xdp.load() {
+                xdp_refused.push((name, format!("{:#}", explain_program(name, error))));
+            }
         }
         let reading = Reading {
             records: RingBuf::try_from(take(&mut ebpf, "RECORDS")?).context("ring buffer RECORDS")?,
@@ -96,6 +107,7 @@ impl KernelHalf {
             prefixes_ipv4: LpmTrie::try_from(take(&mut ebpf, "PREFIXES_IPV4")?).context("map PREFIXES_IPV4")?,
             prefixes_ipv6: LpmTrie::try_from(take(&mut ebpf, "PREFIXES_IPV6")?).context("map PREFIXES_IPV6")?,
             loaded: Watch::default(),
+            xdp_refused,
             ebpf,
         };
         Ok((half, reading, counters))
@@ -159,16 +171,15 @@ impl KernelHalf {
         typed(&mut self.ebpf, name)
     }
 
-    /// An XDP program, loaded if it was not yet.
+    /// A loaded XDP program.
     ///
     /// # Errors
-    /// The kernel refuses it.
+    /// The kernel does not take it.
     pub fn xdp(&mut self, name: &str) -> Result<&mut Xdp> {
-        let xdp: &mut Xdp = typed(&mut self.ebpf, name)?;
-        match xdp.load() {
-            Ok(()) | Err(ProgramError::AlreadyLoaded) => Ok(xdp),
-            Err(error) => Err(explain_program(name, error)),
+        if let Some((_, why)) = self.xdp_refused.iter().find(|(refused, _)| *refused == name) {
+            bail!("{why}");
         }
+        typed(&mut self.ebpf, name)
     }
 
     /// The programs by name, for [`ProgramTimes`].
@@ -179,7 +190,7 @@ impl KernelHalf {
         let names = program::TC.iter().chain(&[program::XDP, program::XDP_LINEAR]);
         let mut programs = Vec::new();
         for name in names {
-            // XDP programs are loaded with the first interface that takes one.
+            // An XDP program that the kernel does not take has none.
             let Some(fd) = self.ebpf.program(name).and_then(|program| program.fd().ok()) else { continue };
             programs.push((*name, fd.try_clone().with_context(|| format!("descriptor of program {name}"))?));
         }
@@ -283,15 +294,15 @@ fn explain_load(error: aya::EbpfError) -> anyhow::Error {
     let refused = permission_denied(&error);
     let error = anyhow!(one_line(&error));
     if refused {
-        error.context(
-            "the kernel lets this process load no eBPF: run it as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON",
-        )
+        error.context(format!("the kernel lets this process load no eBPF: {}", privileges::way_out()))
     } else {
         error.context("the kernel took not all of the eBPF object; `api-exposure-monitor check` says what it lacks")
     }
 }
 
 fn explain_program(name: &str, error: ProgramError) -> anyhow::Error {
+    // Without CAP_PERFMON the verifier is stricter, and its words say nothing of capabilities.
+    let missing = if privileges::missing().is_empty() { String::new() } else { format!(": {}", privileges::way_out()) };
     if let ProgramError::LoadError { io_error, verifier_log } = &error {
         tracing::debug!(program = name, %verifier_log, "what the kernel's verifier said");
         let last = verifier_log.to_string();
@@ -302,11 +313,11 @@ fn explain_program(name: &str, error: ProgramError) -> anyhow::Error {
             .rev()
             .find(|line| !line.trim().is_empty() && !statistics.iter().any(|statistic| line.starts_with(statistic)));
         return anyhow!(
-            "the kernel refused program {name}: {io_error}{}; `--log-level debug` shows its verifier's words",
+            "the kernel refused program {name}{missing}: {io_error}{}; `--log-level debug` shows its verifier's words",
             last.map(|line| format!(" ({line})")).unwrap_or_default()
         );
     }
-    anyhow!("the kernel refused program {name}: {}", one_line(&error))
+    anyhow!("the kernel refused program {name}{missing}: {}", one_line(&error))
 }
 
 /// The whole chain of causes in one line.

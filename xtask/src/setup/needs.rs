@@ -15,6 +15,8 @@ pub enum Group {
     Ci,
     /// What bench measures with and against.
     Bench,
+    /// The virtual machines with other kernels.
+    Vm,
 }
 
 impl Group {
@@ -29,6 +31,7 @@ impl Group {
             Self::Test => "test",
             Self::Ci => "ci",
             Self::Bench => "bench",
+            Self::Vm => "vm",
         }
     }
 }
@@ -76,4 +79,8 @@ pub const NEEDS: &[Need] = &[
     Need { group: Group::Bench, program: "wrk", from: From::Package("wrk") },
     Need { group: Group::Bench, program: "hping3", from: From::Package("hping3") },
     Need { group: Group::Bench, program: "suricata", from: From::Backports("suricata") },
+    Need { group: Group::Vm, program: "qemu-system-x86_64", from: From::Package("qemu-system-x86") },
+    Need { group: Group::Vm, program: "dpkg-deb", from: From::Package("dpkg") },
+    Need { group: Group::Vm, program: "xz", from: From::Package("xz-utils") },
+    Need { group: Group::Vm, program: "zstd", from: From::Package("zstd") },
 ];
