@@ -158,10 +158,8 @@ fn each_request_without_a_credential_is_one_hit() {
                 }
             }
             let hits = hits(&mut probe, expected.len());
-            let seen: Vec<_> = hits
-                .iter()
-                .map(|hit| (hit.method.as_str(), hit.path.as_deref(), hit.remote, hit.accepted))
-                .collect();
+            let seen: Vec<_> =
+                hits.iter().map(|hit| (hit.method.as_str(), hit.path.as_deref(), hit.remote, hit.accepted)).collect();
             assert_eq!(seen, expected, "{what}, {way:?}");
             assert!(hits.iter().all(|hit| hit.proto_major == 1 && hit.process == server.child.id()));
             assert_eq!((probe.next_hit(), probe.losses().unwrap(), probe.malformed()), (None, [0, 0], 0), "{what}");
