@@ -116,12 +116,10 @@ fn load(instructions: &[bpf_insn], kind: u32, attach_type: u32, flags: u32, lice
 
 fn load_with_log(attributes: &Load, log_level: u32, size: usize) -> Result<(std::io::Result<()>, String)> {
     let mut log = vec![0_u8; size];
-    let attributes =
-        Load { log_level, log_size: u32::try_from(size)?, log: log.as_mut_ptr() as u64, ..*attributes };
+    let attributes = Load { log_level, log_size: u32::try_from(size)?, log: log.as_mut_ptr() as u64, ..*attributes };
     // SAFETY: the attributes are those of this command, and what they point to lives until it returns.
-    let outcome = unsafe {
-        libc::syscall(libc::SYS_bpf, bpf_cmd::BPF_PROG_LOAD, &raw const attributes, size_of::<Load>())
-    };
+    let outcome =
+        unsafe { libc::syscall(libc::SYS_bpf, bpf_cmd::BPF_PROG_LOAD, &raw const attributes, size_of::<Load>()) };
     let outcome = match outcome {
         descriptor if descriptor >= 0 => {
             // SAFETY: the descriptor was just made, and nobody else has it.
