@@ -13,8 +13,9 @@ use monitor_common::{
 use monitor_ebpf::{
     bounds::{FURTHEST_HEADER, Frame},
     parse::{Segment, parse_ethernet, parse_network},
-    select::{Located, Watched, select},
-    track::{Tables, track},
+    select::{Watched, select},
+    tables::{Located, Tables},
+    track::track,
 };
 
 use crate::emit::emit;
@@ -272,6 +273,9 @@ impl Frame for Linear {
 
     #[inline(always)]
     fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        // Else the compiler compares a sum that it already has (`offset + 12`) and spares this comparison, which the
+        // verifier of 5.10 does not see through: "math between pkt pointer and register with unbounded min value".
+        let offset = opaque(offset);
         if offset > FURTHEST_HEADER {
             return None;
         }
@@ -331,6 +335,19 @@ fn paged<const N: usize>(skb: *mut __sk_buff, offset: usize) -> Option<[u8; N]> 
         helpers::generated::bpf_skb_load_bytes(skb.cast(), offset as u32, bytes.as_mut_ptr().cast(), N as u32)
     };
     (outcome == 0).then_some(bytes)
+}
+
+/// Gives `number` back, of which the compiler then knows nothing: it leaves comparisons and masks of it where they are,
+/// for the verifier to see. One move between registers: without any instruction the compiler would write two lines of
+/// debug information for the next one, which the kernel refuses ("Invalid line_info", check_btf_line, since 5.0).
+#[inline(always)]
+pub fn opaque(number: usize) -> usize {
+    let same: usize;
+    // SAFETY: moves a number between two registers.
+    unsafe {
+        core::arch::asm!("{0} = {1}", out(reg) same, in(reg) number, options(pure, nomem, nostack, preserves_flags));
+    }
+    same
 }
 
 /// [`Frame::forget_range`], through this CPU's scratch space.

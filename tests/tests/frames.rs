@@ -1,5 +1,6 @@
 //! One table of frames, each with what parse, select and track have to make of it: natively, and in the kernel on
 //! every hook.
+#![expect(clippy::unwrap_used, reason = "what a test cannot do without fails it")]
 
 mod frames {
     pub mod table;
@@ -245,8 +246,11 @@ fn bytes_of(address: &str) -> [u8; 16] {
     }
 }
 
+/// Why packets were left alone, and what packets counted as.
+type Counted = (Vec<Skip>, Vec<(u32, PacketCount)>);
+
 /// Runs one case natively: its record, and its skips and packets.
-fn run_natively(case: &Case) -> (Option<Record>, (Vec<Skip>, Vec<(u32, PacketCount)>)) {
+fn run_natively(case: &Case) -> (Option<Record>, Counted) {
     let mut native = NativeKernel::new(watch());
     let mut records = Vec::new();
     native.frame(Start::Ethernet, 1, 3, &case.frame, |record| records.push(record.into()));

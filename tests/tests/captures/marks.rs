@@ -44,7 +44,7 @@ impl Marks {
         let mut marks = Self { file: capture.name.clone(), ..Self::default() };
         match replayed(&[&capture.path], &capture.settings()) {
             Ok(replayed) => marks.compare(capture, &replayed),
-            Err(error) => marks.wrong("replay", "no error", &format!("{error:#}")),
+            Err(error) => marks.wrong("replay", "no error", format!("{error:#}")),
         }
         marks
     }

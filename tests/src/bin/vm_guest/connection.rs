@@ -28,7 +28,8 @@ pub fn watch() -> Result<Watch> {
         ("192.168.56.0/24", SourceClass::ClusterNode),
         ("fd00:56::/64", SourceClass::Pod),
     ];
-    let prefixes = prefixes.iter().map(|(prefix, class)| Ok((prefix.parse()?, *class))).collect::<Result<Vec<_>>>()?;
+    let prefixes: Vec<_> =
+        prefixes.iter().map(|(prefix, class)| Ok((prefix.parse()?, *class))).collect::<Result<_>>()?;
     Ok(Watch::of([(PORT, Role::Insecure)], prefixes))
 }
 
