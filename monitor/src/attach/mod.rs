@@ -48,6 +48,11 @@ impl Attacher {
         &mut self.kernel
     }
 
+    /// Detaches everything, and gives the kernel half back.
+    pub fn into_kernel(self) -> KernelHalf {
+        self.kernel
+    }
+
     /// Names of all interfaces that were ever attached to, by index.
     pub fn names(&self) -> Names {
         Arc::clone(&self.names)
