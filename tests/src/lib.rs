@@ -3,6 +3,8 @@
 //! Tests that need root are marked `#[ignore = "needs root"]`, so that a run by anybody else counts them as skipped;
 //! root runs them with `--include-ignored`, as `cargo xtask test` does.
 
+pub mod daemon;
+pub mod foreign;
 pub mod frame;
 pub mod kernel;
 pub mod namespace;
