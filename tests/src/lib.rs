@@ -9,6 +9,7 @@ pub mod frame;
 pub mod kernel;
 pub mod namespace;
 pub mod random;
+pub mod sender;
 
 /// Stops a test that was asked for by name and that only root can run.
 ///
