@@ -3,6 +3,7 @@
 
 pub mod count;
 pub mod flow;
+pub mod hit;
 pub mod labels;
 pub mod limits;
 pub mod record;
@@ -10,6 +11,7 @@ pub mod skip;
 
 pub use count::{Hook, KernelEvent, PacketCount};
 pub use flow::{Decision, FlowKey, FlowState, Handshake, Side, SideState, Verdict};
+pub use hit::{HitHeader, HitKind, HitRecord, ProbeLayout, Unread};
 pub use labels::{PacketKind, Role, SourceClass};
 pub use record::{LossReason, RecordFlags, RecordHeader};
 pub use skip::Skip;

@@ -6,9 +6,10 @@ use aya_ebpf::{
     maps::{Array, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
 };
 use monitor_common::{
-    FlowKey, FlowState, Handshake, Hook, KernelEvent, LossReason, PacketCount, RecordHeader, Skip, Verdict, limits,
+    FlowKey, FlowState, Handshake, Hook, KernelEvent, LossReason, PacketCount, ProbeLayout, RecordHeader, Skip,
+    Verdict, limits,
 };
-use monitor_ebpf::select::Located;
+use monitor_ebpf::tables::Located;
 
 /// Role of each port, plus one; 0 is not watched. User space writes it.
 #[map]
@@ -58,6 +59,18 @@ pub static LOSSES: PerCpuArray<u64> = PerCpuArray::with_max_entries(LossReason::
 /// Everything else that is counted.
 #[map]
 pub static EVENTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(KernelEvent::COUNT as u32, 0);
+
+/// What the probe's programs have to know of the binary that they are attached to; one entry. User space writes it.
+#[map]
+pub static PROBE_LAYOUT: Array<ProbeLayout> = Array::with_max_entries(1, 0);
+
+/// The probe's hits on their way to user space.
+#[map]
+pub static HITS: RingBuf = RingBuf::with_byte_size(limits::HIT_RING_BYTES, 0);
+
+/// The probe's hits lost, by reason.
+#[map]
+pub static HIT_LOSSES: PerCpuArray<u64> = PerCpuArray::with_max_entries(LossReason::COUNT as u32, 0);
 
 /// What is too large for the stack.
 #[repr(C)]

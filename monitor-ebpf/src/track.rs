@@ -4,34 +4,16 @@
 //! kept in a table of slots that may be overwritten, and a flow whose slot was overwritten has an unknown start.
 
 use monitor_common::{
-    Decision, FlowKey, FlowState, Handshake, RecordFlags, RecordHeader, Role, Side, SideState, Skip, SourceClass,
-    Verdict, limits,
+    Decision, FlowKey, FlowState, Handshake, RecordFlags, RecordHeader, Side, SideState, Skip, limits,
 };
 
 use crate::bounds::Frame;
 use crate::parse::tcp;
-use crate::select::{Located, Watched};
+use crate::select::Watched;
+use crate::tables::Tables;
 
-/// What the kernel half asks of its surroundings.
-pub trait Tables {
-    /// What this port is meant to be, `None` where it is not watched.
-    fn role(&self, port: u16) -> Option<Role>;
-    /// Where this address (IPv4 as IPv4-mapped) belongs, by the longest prefix.
-    fn source(&self, address: &[u8; 16]) -> SourceClass;
-    /// Gives back what it was given. In the kernel it goes through memory of which the verifier knows nothing, so that
-    /// what follows is verified once and not once for each way in which a frame can come here.
-    fn settle(&mut self, located: Located) -> Located {
-        located
-    }
-    /// The slot of the handshake table with this index, under [`limits::HANDSHAKES`].
-    fn handshake(&mut self, index: u32) -> Option<&mut Handshake>;
-    /// The flow with this key.
-    fn flow(&mut self, key: &FlowKey) -> Option<&mut FlowState>;
-    /// Remembers a flow as `fill` makes it, in place of an older one with the same key; false where there is no room.
-    fn begin(&mut self, key: &FlowKey, fill: impl FnOnce(&mut FlowState)) -> bool;
-    /// Takes away what user space has decided about the flow with this key.
-    fn take_verdict(&mut self, key: &FlowKey) -> Option<Verdict>;
-}
+/// More data than a SYN can carry in one packet.
+const SYN_DATA: u32 = 1 << 16;
 
 /// Follows the connection by one segment that was seen at `now` (nanoseconds) on `tap` ([`RecordHeader::tap`]). Fills
 /// the header of its first record but for `captured`, and says how many bytes of its payload are to be handed over, at
@@ -106,7 +88,7 @@ fn remember_handshake<T: Tables>(watched: &Watched<'_>, tables: &mut T) -> Skip 
     let Watched { key, side, tcp, .. } = watched;
     let (index, tag) = slot(key);
     let own = tcp.sequence.wrapping_add(1);
-    let said = match side {
+    let mut said = match side {
         Side::Client => Handshake { tag, client_start: own, server_start: 0, known: 1 },
         Side::Server if tcp.flags & tcp::ACK != 0 => {
             Handshake { tag, client_start: tcp.acknowledgement, server_start: own, known: 3 }
@@ -114,8 +96,13 @@ fn remember_handshake<T: Tables>(watched: &Watched<'_>, tables: &mut T) -> Skip 
         Side::Server => return Skip::NoPayload,
     };
     if let Some(handshake) = tables.handshake(index) {
-        let repeated =
-            handshake.tag == tag && *side == Side::Client && handshake.known & 1 != 0 && handshake.client_start == own;
+        let asked = handshake.tag == tag && handshake.known & 1 != 0;
+        // With Fast Open (RFC 7413) the answer acknowledges the SYN's data too, which is not handed on: the stream begins
+        // where the SYN says, and that data is a hole in it.
+        if asked && *side == Side::Server && said.client_start.wrapping_sub(handshake.client_start) < SYN_DATA {
+            said.client_start = handshake.client_start;
+        }
+        let repeated = asked && *side == Side::Client && handshake.client_start == own;
         if !repeated {
             *handshake = said;
         }

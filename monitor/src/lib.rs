@@ -12,6 +12,7 @@ pub mod inspect;
 mod key_hash;
 pub mod live;
 pub mod pipeline;
+pub mod probe;
 pub mod reassemble;
 pub mod receive;
 pub mod replay;

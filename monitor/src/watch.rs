@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use monitor_common::{Role, SourceClass};
 
-use crate::config::Settings;
+use crate::config::{Settings, canonical};
 
 /// Ranges of which everybody knows what they are (RFC 1122, RFC 1918, RFC 6598, RFC 3927, RFC 4193, RFC 4291). What is
 /// in none of them is public: what is reserved but not private, such as the ranges of documentation, too.
@@ -84,7 +84,7 @@ impl Watch {
         Self::of(ports, words)
     }
 
-    /// Of ports and prefixes; where one is named twice, the later one counts.
+    /// Of ports and prefixes; where one is named twice, the later one counts. IPv4-mapped prefixes are IPv4.
     pub fn of(
         ports: impl IntoIterator<Item = (u16, Role)>,
         prefixes: impl IntoIterator<Item = (IpNet, SourceClass)>,
@@ -93,7 +93,7 @@ impl Watch {
         let mut ports: Vec<(u16, Role)> = ports.into_iter().collect();
         ports.sort_unstable();
         let prefixes: HashMap<IpNet, SourceClass> =
-            prefixes.into_iter().map(|(net, class)| (net.trunc(), class)).collect();
+            prefixes.into_iter().map(|(net, class)| (canonical(net), class)).collect();
         let mut prefixes: Vec<(IpNet, SourceClass)> = prefixes.into_iter().collect();
         prefixes.sort_unstable();
         let (roles, classes) = (Roles::new(&ports), Classes::new(&prefixes));

@@ -6,6 +6,7 @@ use clap::{Parser, Subcommand};
 
 mod build;
 mod demo;
+mod docs;
 mod interrupt;
 mod lab;
 mod setup;
@@ -28,6 +29,7 @@ enum Command {
     Setup(setup::Arguments),
     Build(build::Arguments),
     Demo(demo::Arguments),
+    Docs(docs::Arguments),
     Test(test::Arguments),
     Tidy(tidy::Arguments),
     Vm(vm::Arguments),
@@ -39,6 +41,7 @@ fn main() -> ExitCode {
         Command::Setup(arguments) => setup::run(&arguments),
         Command::Build(arguments) => build::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
+        Command::Docs(arguments) => docs::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
         Command::Tidy(arguments) => tidy::run(&arguments),
         Command::Vm(arguments) => vm::run(&arguments),

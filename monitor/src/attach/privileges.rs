@@ -35,8 +35,7 @@ pub fn missing() -> Vec<&'static str> {
 
 fn missing_of(effective: u64) -> Vec<&'static str> {
     let has = |capability: u32| effective >> capability & 1 != 0;
-    let lacks =
-        |(_, capability, by_admin): &&(&str, u32, bool)| !has(*capability) && !(*by_admin && has(CAP_SYS_ADMIN));
+    let lacks = |(_, capability, by_admin): &&(&str, u32, bool)| !(has(*capability) || *by_admin && has(CAP_SYS_ADMIN));
     NEEDED.iter().filter(lacks).map(|(name, ..)| *name).collect()
 }
 

@@ -21,6 +21,7 @@ use monitor_common::{Role, closed_set};
 pub use documentation::documentation;
 pub use error::{ConfigError, Place};
 pub use flags::SettingsArgs;
+pub(crate) use value::canonical;
 use value::{Address, AddressAndPort, HostName, InterfacePattern, Kind, List, Maybe, One, Port, Prefix, Setting, Word};
 
 /// What environment variables begin with.

@@ -43,6 +43,7 @@ fn defaults() {
         unauthenticated_goaway: UnauthenticatedGoaway::Auto,
         listen: "127.0.0.1:9464".parse().unwrap(),
         xdp_generic: false,
+        tcx: true,
         output: None,
     };
     assert_eq!(Settings::default(), expected);
@@ -68,6 +69,7 @@ const SAME: &[(&[&str], &str)] = &[
     (&["--unauthenticated-goaway", "off"], "unauthenticated_goaway = 'off'"),
     (&["--listen", "[::]:9464"], "listen = '[::]:9464'"),
     (&["--xdp-generic=true"], "xdp_generic = true"),
+    (&["--tcx=false"], "tcx = false"),
     (&["--output", "json"], "output = 'json'"),
 ];
 
@@ -105,7 +107,7 @@ fn wrong_values_are_named_with_what_is_expected() {
         (&["--secure-port", "6443,70000"], "--secure-port `70000`: expected a port from 1 to 65535"),
         (&["--insecure-port", "0"], "--insecure-port `0`: expected a port"),
         (&["--node-port", "31443,,1"], "--node-port ``: expected a port"),
-        (&["--node-port", "-1"], "--node-port `-1`: expected a port"),
+        (&["--node-port=-1"], "--node-port `-1`: expected a port"),
         (&["--interface", "eth0 eth1"], "--interface `eth0 eth1`: expected the name of an interface"),
         (&["--node-address", "10.0.0.0/8"], "--node-address `10.0.0.0/8`: expected an IPv4 or IPv6 address"),
         (&["--pod-cidr", "10.0.0.0/33"], "--pod-cidr `10.0.0.0/33`: expected a CIDR such as 10.0.0.0/8"),

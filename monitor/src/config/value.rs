@@ -152,18 +152,16 @@ impl Item for Prefix {
 
     fn parse(word: &str) -> Option<IpNet> {
         let net = if word.contains('/') { word.parse().ok()? } else { IpNet::from(word.parse::<IpAddr>().ok()?) };
-        Some(canonical(net).trunc())
+        Some(canonical(net))
     }
 }
 
-/// IPv4-mapped IPv6 (RFC 4291 section 2.5.5.2) as IPv4.
-fn canonical(net: IpNet) -> IpNet {
-    match (net.addr().to_canonical(), net.prefix_len().checked_sub(96)) {
-        (IpAddr::V4(address), Some(length)) if net.addr().is_ipv6() => {
-            Ipv4Net::new(address, length).map_or(net, IpNet::V4)
-        }
-        _ => net,
-    }
+/// IPv4-mapped IPv6 (RFC 4291 section 2.5.5.2) as IPv4, bits behind the prefix length cut off.
+pub(crate) fn canonical(net: IpNet) -> IpNet {
+    let IpNet::V6(mapped) = net else { return net.trunc() };
+    let ipv4 = mapped.addr().to_ipv4_mapped().zip(mapped.prefix_len().checked_sub(96));
+    let ipv4 = ipv4.and_then(|(address, length)| Ipv4Net::new(address, length).ok());
+    ipv4.map_or(net, IpNet::V4).trunc()
 }
 
 /// Name of an interface, or a pattern.

@@ -7,7 +7,7 @@ use monitor_common::{Hook, LossReason, Role, Skip, SourceClass, closed_set};
 
 use crate::attach::{AttachMode, NotAttached};
 use crate::classify::{ExposureKind, Outcome, PathClass, Verb};
-use crate::inspect::{ClientCertificate, Credential, Evidence, Protocol, TlsHandshake, Unclassified};
+use crate::inspect::{ClientCertificate, Credential, Evidence, FirstRequest, Protocol, TlsHandshake, Unclassified};
 use crate::reassemble::GapReason;
 
 /// What a metric is called, what it means, and which series it can have.
@@ -111,7 +111,7 @@ pub const STATUS: &[&str] = &["none", "1xx", "2xx", "3xx", "4xx", "5xx", "other"
 pub const TLS_VERSION: &[&str] = &["unknown", "ssl3.0", "1.0", "1.1", "1.2", "1.3", "other"];
 
 /// Words of the label `first_request`.
-pub const FIRST_REQUEST: &[&str] = &["unknown", "anonymous", "refused", "accepted"];
+pub const FIRST_REQUEST: &[&str] = words!(FirstRequest);
 
 /// Words of the label `decision`.
 pub const DECISION: &[&str] = &["unknown", "allowed", "denied"];
@@ -209,6 +209,8 @@ definitions! {
         "1 where a program of this monitor is attached, by interface, hook and way of attaching.";
     NOT_ATTACHED = Gauge "api_exposure_not_attached" [INTERFACE, HOOK, Label { name: "reason", words: words!(NotAttached) }]
         "1 where a program of this monitor should be attached and is not, by interface, hook and reason. Where XDP is missing, TC counts instead; where TC is missing, nothing is read there.";
+    BEHIND_OTHERS = Gauge "api_exposure_behind_others" [INTERFACE, HOOK]
+        "1 where programs of others see an interface's packets before this monitor's program on the same hook: what they drop, redirect or end the chain for is not seen there. The log and the command check name them.";
     DETECTION_TIER = Gauge "api_exposure_detection_tier" [Label { name: "tier", words: words!(Tier) }, Label { name: "reason", words: words!(TierReason) }]
         "Which evidence works now: 1 with reason working, 0 with the reason why it does not. plaintext, tls_clear, probe and audit are exact; record_length and goaway are inferred.";
     KERNEL_PROGRAM_RUN_SECONDS = Counter "api_exposure_kernel_program_run_seconds_total" [PROGRAM]

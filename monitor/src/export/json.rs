@@ -140,6 +140,8 @@ struct TlsObject<'a> {
     handshake: &'static str,
     client_certificate: &'static str,
     evidence: Option<&'static str>,
+    /// Why `client_certificate` is unknown.
+    certificate_unknown: Option<&'static str>,
     first_request: &'static str,
     first_request_evidence: Option<&'static str>,
     answered_in_the_clear: bool,
@@ -158,6 +160,7 @@ impl<'a> TlsObject<'a> {
             handshake: tls.handshake.label(),
             client_certificate: tls.client_certificate.label(),
             evidence: tls.evidence.map(Evidence::label),
+            certificate_unknown: tls.certificate_unknown.map(|reason| reason.label()),
             first_request: verdict,
             first_request_evidence: evidence.map(Evidence::label),
             answered_in_the_clear: tls.answered_in_the_clear,
@@ -224,6 +227,7 @@ mod tests {
 
     use super::super::examples::{anonymous_over_tls, plaintext, silent};
     use super::*;
+    use crate::inspect::FirstRequest;
 
     fn parsed(event: &Event<'_>) -> Value {
         let mut lines = Vec::new();
@@ -244,7 +248,7 @@ mod tests {
             "tls": {
                 "version": "1.3", "sni": "kubernetes", "alpn_offered": ["h2", "http/1.1"], "alpn": null,
                 "alpn_evidence": null, "resumed": false, "handshake": "completed", "client_certificate": "absent",
-                "evidence": "record_length", "first_request": "unknown", "first_request_evidence": null,
+                "evidence": "record_length", "certificate_unknown": null, "first_request": "unknown", "first_request_evidence": null,
                 "answered_in_the_clear": false,
             },
             "requests": [], "requests_omitted": 0, "exposures": ["external_source"], "unclassified": null,
@@ -293,6 +297,19 @@ mod tests {
             assert_eq!(tls[name], "unknown", "{name}");
         }
         assert_eq!(tls["handshake"], "incomplete");
+    }
+
+    #[test]
+    fn what_is_inferred_says_so() {
+        let mut connection = anonymous_over_tls();
+        let tls = connection.observation.tls.as_mut().unwrap();
+        tls.alpn = Some("h2".into());
+        tls.alpn_evidence = Some(Evidence::RecordLength);
+        connection.first_request = FirstRequest::Anonymous;
+        let value = parsed(&Event::Connection(&connection));
+        assert_eq!((&value["tls"]["alpn"], &value["tls"]["alpn_evidence"]), (&json!("h2"), &json!("record_length")));
+        assert_eq!(value["tls"]["first_request"], "anonymous");
+        assert_eq!(value["tls"]["first_request_evidence"], "goaway");
     }
 
     #[test]

@@ -44,6 +44,6 @@ pub(crate) fn first_request(connection: &Connection) -> FirstRequestFacts {
 }
 
 /// The one place where the evidence of an inferred ALPN enters JSON; what is read in the clear needs none.
-pub(crate) fn alpn_evidence(_tls: &TlsObservation) -> Option<Evidence> {
-    None
+pub(crate) fn alpn_evidence(tls: &TlsObservation) -> Option<Evidence> {
+    tls.alpn_evidence
 }

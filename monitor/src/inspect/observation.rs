@@ -21,7 +21,7 @@ pub struct Observation {
     /// Why this connection (or what follows in it) could not be read, the first reason that was met.
     pub unclassified: Option<Unclassified>,
     /// Requests after the cap, done and waiting for [`Observation::take_overflow`].
-    pub(super) overflow: Vec<Request>,
+    pub(crate) overflow: Vec<Request>,
 }
 
 impl Observation {

@@ -145,6 +145,9 @@ fn the_acknowledgement_is_an_offset_of_the_other_direction() {
     assert_eq!(streams.give(next, b"more"), [Said::Bytes(Side::Client, 8, b"more".to_vec(), Some(6))]);
     let next = header(1_012, b"!", 0);
     assert_eq!(streams.give(next, b"!"), [Said::Bytes(Side::Client, 12, b"!".to_vec(), None)]);
+    let mut next = header(1_013, b"?", ACK);
+    next.acknowledgement = 4_000;
+    assert_eq!(streams.give(next, b"?"), [Said::Bytes(Side::Client, 13, b"?".to_vec(), Some(0))]);
 }
 
 #[test]
@@ -182,6 +185,19 @@ fn an_acknowledged_hole_is_given_up_after_200_milliseconds() {
     assert_eq!(streams.give(late, b""), []);
     late.time = 200 * MILLISECOND;
     assert_eq!(streams.give(late, b""), [gap(0, 3, GapReason::Lost), bytes(3, b"def")]);
+}
+
+#[test]
+fn a_hole_that_is_filled_in_part_was_met_when_it_was_met_first() {
+    let mut streams = Streams::new();
+    streams.client(1_010, b"k");
+    let mut within = header(1_005, b"f", ACK);
+    within.time = 200 * MILLISECOND - 1;
+    assert_eq!(streams.give(within, b"f"), []);
+    let mut answer = from_server(header(5_000, b"", ACK | KNOWN));
+    (answer.acknowledgement, answer.time) = (1_011, 200 * MILLISECOND);
+    let lost = |offset, length| gap(offset, length, GapReason::Lost);
+    assert_eq!(streams.give(answer, b""), [lost(0, 5), bytes(5, b"f"), lost(6, 4), bytes(10, b"k")]);
 }
 
 #[test]
@@ -235,6 +251,36 @@ fn the_cap_gives_up_the_hole() {
 }
 
 #[test]
+fn what_makes_room_may_have_been_a_repetition() {
+    let segment = vec![7; 15_000];
+    let full = || {
+        let mut streams = Streams::new();
+        for number in 0..17 {
+            assert_eq!(streams.client(1_100 + number * 15_000, &segment), []);
+        }
+        streams
+    };
+    let mut streams = full();
+    assert_eq!(streams.client(1_200, &segment).len(), 1 + 17);
+    assert_eq!(streams.take_counts().retransmitted, 15_000);
+    assert_eq!(streams.buffered(), 0);
+    assert_eq!(streams.end(), []);
+
+    // The same with a record that holds nothing of its segment: its bookkeeping alone is too much.
+    let mut streams = full();
+    let short = |sequence| RecordHeader { length: 10, ..header(sequence, b"", ACK) };
+    for number in 0.. {
+        if streams.buffered() + 64 > BUFFERED_CAP {
+            break;
+        }
+        assert_eq!(streams.give(short(1_000_000 + 20 * number), b""), []);
+    }
+    assert_eq!(streams.give(short(1_200), b"").first(), Some(&gap(0, 100, GapReason::Capped)));
+    streams.end();
+    assert_eq!(streams.buffered(), 0);
+}
+
+#[test]
 fn tiny_segments_cost_what_they_cost() {
     let mut streams = Streams::new();
     let mut given_up = 0;
@@ -266,6 +312,19 @@ fn a_short_record_that_is_repeated_in_full_leaves_no_gap() {
     streams.give(short, b"abc");
     assert_eq!(streams.client(1_000, b"abcde"), [bytes(3, b"de")]);
     assert_eq!(streams.client(1_006, b"ghi"), [gap(5, 1, GapReason::Cut), bytes(6, b"ghi")]);
+}
+
+#[test]
+fn what_a_short_record_lacked_may_come_in_part() {
+    let mut streams = Streams::new();
+    let mut short = header(1_000, b"abc", ACK | KNOWN);
+    short.length = 10;
+    streams.give(short, b"abc");
+    short.length = 4;
+    assert_eq!(streams.give(short, b"abc"), []);
+    assert_eq!(streams.client(1_002, b"cde"), [bytes(3, b"de")]);
+    assert_eq!(streams.client(1_007, b"h"), [gap(5, 2, GapReason::Cut), bytes(7, b"h")]);
+    assert_eq!(streams.end(), [gap(8, 2, GapReason::Cut)]);
 }
 
 #[test]
@@ -367,6 +426,33 @@ fn fin_waits_for_what_comes_before_it() {
     assert_eq!(streams.give(fin, b""), [Said::End(Side::Server)]);
     assert!(streams.ended());
     assert_eq!(streams.buffered(), 0);
+}
+
+#[test]
+fn the_first_fin_counts_and_nothing_is_missing_behind_it() {
+    let mut streams = Streams::new();
+    streams.give(header(1_006, b"", ACK | KNOWN | RecordFlags::FIN), b"");
+    streams.give(header(1_009, b"", ACK | RecordFlags::FIN), b"");
+    let mut short = header(1_003, b"d", ACK);
+    short.length = 10;
+    assert_eq!(streams.give(short, b"d"), []);
+    let said = streams.client(1_000, b"abc");
+    assert_eq!(said, [bytes(0, b"abc"), bytes(3, b"d"), gap(4, 2, GapReason::Cut), Said::End(Side::Client)]);
+}
+
+#[test]
+fn a_length_that_is_less_than_the_bytes_is_not_believed() {
+    let mut streams = Streams::new();
+    let mut fin = header(1_000, b"abc", ACK | KNOWN | RecordFlags::FIN);
+    fin.length = 0;
+    assert_eq!(streams.give(fin, b"abc"), [bytes(0, b"abc"), Said::End(Side::Client)]);
+}
+
+#[test]
+fn a_resets_text_is_no_part_of_the_stream() {
+    let mut streams = Streams::new();
+    streams.client(1_000, b"abc");
+    assert_eq!(streams.give(header(1_003, b"go away", ACK | RecordFlags::RST), b"go away"), []);
 }
 
 #[test]

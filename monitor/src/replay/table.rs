@@ -220,6 +220,7 @@ mod tests {
             outcome: Outcome::Established,
             observation: Observation { protocol, ..Observation::default() },
             requests: vec![],
+            first_request: crate::inspect::FirstRequest::Unknown,
             exposures: vec![],
         }
     }

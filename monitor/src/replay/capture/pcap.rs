@@ -8,12 +8,19 @@ use super::link::LinkType;
 use super::window::Window;
 use super::{PACKET_BYTES, Packet};
 
-/// First bytes: microseconds and nanoseconds, in both byte orders.
-pub(super) const MAGICS: [[u8; 4]; 4] =
-    [[0xd4, 0xc3, 0xb2, 0xa1], [0xa1, 0xb2, 0xc3, 0xd4], [0x4d, 0x3c, 0xb2, 0xa1], [0xa1, 0xb2, 0x3c, 0x4d]];
+/// First bytes: microseconds and nanoseconds, in both byte orders; and the variant of old Linux systems, whose packet
+/// headers are 8 bytes longer (Kuznetzov's libpcap).
+pub(super) const MAGICS: [[u8; 4]; 5] = [
+    [0xd4, 0xc3, 0xb2, 0xa1],
+    [0xa1, 0xb2, 0xc3, 0xd4],
+    [0x4d, 0x3c, 0xb2, 0xa1],
+    [0xa1, 0xb2, 0x3c, 0x4d],
+    [0x34, 0xcd, 0xb2, 0xa1],
+];
 
 const FILE_HEADER: usize = 24;
 const PACKET_HEADER: usize = 16;
+const LONGER_PACKET_HEADER: usize = PACKET_HEADER + 8;
 
 /// Reader of the packets.
 pub(super) struct Pcap {
@@ -21,6 +28,7 @@ pub(super) struct Pcap {
     /// Nanoseconds in a unit of the time's fraction.
     unit: u64,
     link_type: LinkType,
+    packet_header: usize,
 }
 
 impl Pcap {
@@ -36,16 +44,17 @@ impl Pcap {
         let link_type = LinkType::from_number(number).ok_or(Fault::LinkType(number))?;
         window.pass(FILE_HEADER, 0..0);
         let unit = if header.is_nanosecond_precision() { 1 } else { 1_000 };
-        Ok(Self { big_endian: header.is_bigendian(), unit, link_type })
+        let packet_header = if header.is_modified_format() { LONGER_PACKET_HEADER } else { PACKET_HEADER };
+        Ok(Self { big_endian: header.is_bigendian(), unit, link_type, packet_header })
     }
 
     /// The next packet and where its bytes stand in the window.
     #[inline]
     pub fn next(&mut self, window: &mut Window) -> Result<Option<(Packet, Range<usize>)>, Fault> {
-        match window.fill(PACKET_HEADER)? {
+        match window.fill(self.packet_header)? {
             0 => return Ok(None),
-            PACKET_HEADER => {}
-            _ => return Err(Fault::CutShort),
+            there if there < self.packet_header => return Err(Fault::CutShort),
+            _ => {}
         }
         let word = |offset: usize| {
             let word = window.array(offset);
@@ -55,9 +64,9 @@ impl Pcap {
         if captured > PACKET_BYTES {
             return Err(Fault::Corrupt("a packet claims more than 1 MiB"));
         }
-        let length = PACKET_HEADER + captured as usize;
+        let length = self.packet_header + captured as usize;
         window.require(length)?;
-        let bytes = window.pass(length, PACKET_HEADER..length);
+        let bytes = window.pass(length, self.packet_header..length);
         let time = u64::from(seconds) * 1_000_000_000 + u64::from(fraction) * self.unit;
         let interface = self.link_type.interface(window.get(bytes.clone())).unwrap_or(0);
         Ok(Some((Packet { time, interface, link_type: self.link_type, original_length }, bytes)))

@@ -160,6 +160,15 @@ fn pcap_in_both_byte_orders_and_resolutions() {
 }
 
 #[test]
+fn pcap_with_the_longer_packet_header_of_old_linux_systems() {
+    let extra = [0; 8];
+    let packet = |bytes: &[u8]| [&Little.words(&[1, 2, bytes.len() as u32, 9]), &extra[..], bytes].concat();
+    let file = [Little.pcap(0xa1b2_cd34, 1), packet(b"abc"), packet(b"d")].concat();
+    assert_eq!(read_well(&file), [ethernet(1_000_002_000, 9, b"abc"), ethernet(1_000_002_000, 9, b"d")]);
+    assert!(matches!(read(&file[..file.len() - 1]).1, Some(CaptureError::CutShort { .. })));
+}
+
+#[test]
 fn times_that_cannot_be_are_harmless() {
     let file = [Little.pcap(MICROSECONDS, 1), Little.pcap_packet(u32::MAX, u32::MAX, 1, b"x")].concat();
     assert_eq!(read_well(&file).len(), 1);
@@ -192,6 +201,7 @@ fn every_link_type() {
         ("cooked, outgoing", 113, cooked(4, 772, 0x86dd), network(16, 0x86dd), true),
         ("cooked, VLAN", 113, cooked(0, 1, 0x8100), network(16, 0x8100), false),
         ("cooked, netlink", 113, cooked(4, 824, 0x0800), network(16, 0), true),
+        ("cooked, nothing behind", 113, cooked(0, 1, 0x86dd)[..16].to_vec(), network(16, 0x86dd), false),
         ("cooked, too short", 113, vec![0; 15], network(15, 0x0800), false),
         ("cooked v2", 276, cooked2(0, 1, 0x86dd), network(20, 0x86dd), false),
         ("cooked v2, outgoing", 276, cooked2(4, 1, 0x0800), network(20, 0x0800), true),
@@ -237,7 +247,11 @@ fn pcapng(first: Order) -> Vec<u8> {
     let offset = |seconds: i64| if first == Big { seconds.to_be_bytes() } else { seconds.to_le_bytes() };
     [
         first.section(),
-        first.interface(1, 65_535, &[first.option(2, b"eth0"), first.option(9, &[9]), first.option(0, b"")]),
+        first.interface(
+            1,
+            65_535,
+            &[first.option(2, b"eth0"), first.option(9, &[9]), first.option(0, b""), first.option(2, b"none")],
+        ),
         first.interface(101, 4, &[first.option(2, b"tun0"), first.option(14, &offset(1_000))]),
         first.block(5, &[0; 12]),
         first.enhanced(0, 1_700_000_000_123_456_789, 1_500, b"abc"),
@@ -284,9 +298,12 @@ fn pcapng_with_sections_interfaces_and_blocks_of_every_kind() {
 #[test]
 fn pcapng_interfaces_have_names() {
     let mut capture = Capture::from_reader("x", Box::new(io::Cursor::new(pcapng(Little))), None).unwrap();
-    while capture.next_frame().unwrap().is_some() {}
-    let names: Vec<_> = (0..6).map(|number| capture.interface_name(number).map(|name| &**name)).collect();
-    assert_eq!(names, [None, Some("eth0"), Some("tun0"), None, None, None]);
+    let mut names = vec![];
+    while let Some(frame) = capture.next_frame().unwrap() {
+        names.push(frame.interface_name.map(|name| name.to_string()));
+    }
+    let names: Vec<_> = names.iter().map(Option::as_deref).collect();
+    assert_eq!(names, [Some("eth0"), Some("tun0"), Some("eth0"), Some("eth0"), None, Some("eth0"), None]);
 }
 
 #[test]
@@ -529,7 +546,7 @@ proptest! {
     }
 
     #[test]
-    fn nothing_panics_on_garbage(magic in 0..5_usize, garbage in prop::collection::vec(any::<u8>(), 0..300)) {
+    fn nothing_panics_on_garbage(magic in 0..6_usize, garbage in prop::collection::vec(any::<u8>(), 0..300)) {
         let magics: Vec<_> = pcap::MAGICS.iter().chain([&super::pcapng::MAGIC]).collect();
         let _ = read(&[&magics[magic][..], &garbage].concat());
     }

@@ -1,0 +1,227 @@
+//! API servers among this node's processes, in other mount and pid namespaces too.
+
+use std::fs::{self, File};
+use std::io::{self, Read as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+/// Bytes of a command line that are looked at; an API server's has 2 to 4 kB.
+const COMMAND_LINE: u64 = 64 << 10;
+
+/// API servers of one node that are followed at the most.
+const SERVERS: usize = 32;
+
+/// What runs the API server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Component {
+    /// kube-apiserver itself.
+    ApiServer,
+    /// A program that holds it among others: k3s, RKE2, MicroK8s.
+    Embedded,
+}
+
+impl Component {
+    /// The word used in metrics and JSON.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::ApiServer => "kube-apiserver",
+            Self::Embedded => "embedded",
+        }
+    }
+}
+
+/// Which file a process runs. A file that was replaced is another one, under the same name too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Identity {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+}
+
+impl Identity {
+    /// Of an open file.
+    ///
+    /// # Errors
+    /// The file is gone.
+    pub fn of(file: &File) -> io::Result<Self> {
+        Ok(Self::from(&file.metadata()?))
+    }
+}
+
+impl From<&fs::Metadata> for Identity {
+    fn from(metadata: &fs::Metadata) -> Self {
+        Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            size: metadata.size(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+        }
+    }
+}
+
+/// A process that is an API server.
+#[derive(Clone, Debug)]
+pub struct Server {
+    /// Its process number.
+    pub process: u32,
+    /// What it is.
+    pub component: Component,
+    /// The path of its executable, as seen in its own mount namespace.
+    pub executable: String,
+    /// Where its executable can be opened from here, whatever its mount namespace and even when it was replaced.
+    pub path: PathBuf,
+    /// Which file that is; or why it cannot be told.
+    pub identity: Result<Identity, String>,
+    /// Whether it was told of a file that can lay conditions on anonymous requests.
+    pub authentication_configuration: bool,
+}
+
+/// The API servers among the processes below `proc` (`/proc`), by process number.
+///
+/// # Errors
+/// `proc` cannot be listed.
+pub fn find(proc: &Path) -> io::Result<Vec<Server>> {
+    let mut servers = Vec::new();
+    for entry in fs::read_dir(proc)? {
+        let Ok(entry) = entry else { continue };
+        let Some(process) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        // Processes come and go while they are listed: one that is gone is no error.
+        if let Some(server) = look_at(&entry.path(), process) {
+            servers.push(server);
+        }
+    }
+    servers.sort_by_key(|server| server.process);
+    servers.truncate(SERVERS);
+    Ok(servers)
+}
+
+/// The process in this folder of `/proc`, if it is an API server.
+fn look_at(folder: &Path, process: u32) -> Option<Server> {
+    let mut line = Vec::new();
+    File::open(folder.join("cmdline")).ok()?.take(COMMAND_LINE).read_to_end(&mut line).ok()?;
+    let arguments = arguments(&line);
+    let path = folder.join("exe");
+    let link = fs::read_link(&path).ok().map(|link| link.to_string_lossy().into_owned());
+    let executable = link.as_deref().map(|link| link.strip_suffix(" (deleted)").unwrap_or(link));
+    let component = component(executable, &arguments)?;
+    Some(Server {
+        process,
+        component,
+        executable: executable.or(arguments.first().map(String::as_str)).unwrap_or_default().to_owned(),
+        identity: fs::metadata(&path).map(|metadata| Identity::from(&metadata)).map_err(|error| unreadable(&error)),
+        path,
+        authentication_configuration: arguments.iter().any(|argument| {
+            argument.trim_start_matches('-').split('=').next() == Some("authentication-config")
+                && argument.starts_with('-')
+        }),
+    })
+}
+
+/// Why an executable cannot be opened, with the way out.
+pub fn unreadable(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "its executable cannot be opened: that needs CAP_SYS_PTRACE, and in a pod hostPID".to_owned()
+        }
+        _ => format!("its executable cannot be opened: {error}"),
+    }
+}
+
+/// The arguments of a command line. A process that names itself anew leaves one text with spaces.
+fn arguments(line: &[u8]) -> Vec<String> {
+    let line = String::from_utf8_lossy(line);
+    let line = line.trim_end_matches('\0');
+    let separator = if line.contains('\0') { '\0' } else { ' ' };
+    line.split(separator).map(str::to_owned).collect()
+}
+
+/// What a process is, by its executable and its arguments; `None`: no API server.
+fn component(executable: Option<&str>, arguments: &[String]) -> Option<Component> {
+    let base = |path: &str| path.rsplit('/').next().unwrap_or_default().to_owned();
+    let names = [executable.map(base), arguments.first().map(|first| base(first))];
+    let named = |wanted: &[&str]| names.iter().flatten().any(|name| wanted.contains(&name.as_str()));
+    let command = arguments.get(1).map(String::as_str).unwrap_or_default();
+    if named(&["kube-apiserver"]) || (named(&["hyperkube"]) && ["kube-apiserver", "apiserver"].contains(&command)) {
+        return Some(Component::ApiServer);
+    }
+    let server = arguments.iter().skip(1).any(|argument| argument == "server");
+    if (named(&["k3s", "k3s-server", "rke2"]) && server) || named(&["kubelite"]) {
+        return Some(Component::Embedded);
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn api_servers_are_told_by_executable_and_arguments() {
+        let table: [(Option<&str>, &[u8], Option<Component>); 14] = [
+            (
+                Some("/usr/local/bin/kube-apiserver"),
+                b"kube-apiserver\0--secure-port=6443\0",
+                Some(Component::ApiServer),
+            ),
+            (Some("/go-runner"), b"/usr/local/bin/kube-apiserver\0", Some(Component::ApiServer)),
+            (None, b"kube-apiserver\0", Some(Component::ApiServer)),
+            (Some("/hyperkube"), b"/hyperkube\0kube-apiserver\0--v=2\0", Some(Component::ApiServer)),
+            (Some("/hyperkube"), b"/hyperkube\0kubelet\0", None),
+            (Some("/var/lib/rancher/k3s/data/0a/bin/k3s"), b"/usr/local/bin/k3s\0server\0", Some(Component::Embedded)),
+            (
+                Some("/var/lib/rancher/k3s/data/0a/bin/k3s"),
+                b"/usr/local/bin/k3s server\0\0\0",
+                Some(Component::Embedded),
+            ),
+            (Some("/var/lib/rancher/k3s/data/0a/bin/k3s"), b"/usr/local/bin/k3s\0agent\0", None),
+            (Some("/usr/local/bin/rke2"), b"/usr/local/bin/rke2\0server\0", Some(Component::Embedded)),
+            (Some("/snap/microk8s/1/kubelite"), b"/snap/microk8s/1/kubelite\0--x\0", Some(Component::Embedded)),
+            (Some("/usr/bin/kubectl"), b"kubectl\0logs\0kube-apiserver\0", None),
+            (Some("/usr/bin/vim"), b"vim\0/etc/kubernetes/manifests/kube-apiserver.yaml\0", None),
+            (Some("/usr/bin/mc"), b"mc\0server\0", None),
+            (None, b"", None),
+        ];
+        for (executable, line, expected) in table {
+            let words = String::from_utf8_lossy(line);
+            assert_eq!(component(executable, &arguments(line)), expected, "{executable:?} {words:?}");
+        }
+    }
+
+    /// A folder like /proc/PID.
+    fn process(proc: &Path, number: &str, line: &[u8], executable: &Path) {
+        let folder = proc.join(number);
+        fs::create_dir(&folder).expect("folder");
+        fs::write(folder.join("cmdline"), line).expect("cmdline");
+        std::os::unix::fs::symlink(executable, folder.join("exe")).expect("exe");
+    }
+
+    #[test]
+    fn processes_are_found_with_the_identity_of_their_file() {
+        let folder = tempfile::tempdir().expect("folder");
+        let (proc, binary) = (folder.path().join("proc"), folder.path().join("kube-apiserver"));
+        fs::create_dir(&proc).expect("proc");
+        fs::write(&binary, b"one").expect("binary");
+        process(&proc, "12", b"kube-apiserver\0--authentication-config=/etc/authn.yaml\0", &binary);
+        process(&proc, "7", b"kube-apiserver\0--secure-port=6443\0", &binary);
+        process(&proc, "9", b"kube-apiserver\0", &folder.path().join("gone"));
+        process(&proc, "8", b"kubelet\0", Path::new("/usr/bin/kubelet"));
+        fs::create_dir(proc.join("sys")).expect("no process");
+        let found = find(&proc).expect("listed");
+        let numbers: Vec<u32> = found.iter().map(|server| server.process).collect();
+        assert_eq!(numbers, [7, 9, 12]);
+        let conditions: Vec<bool> = found.iter().map(|server| server.authentication_configuration).collect();
+        assert_eq!(conditions, [false, false, true]);
+        assert!(found[1].identity.as_ref().expect_err("gone").contains("cannot be opened"));
+        assert_eq!(found[0].identity, found[2].identity);
+        let opened = File::open(&found[0].path).expect("opened");
+        assert_eq!(Ok(Identity::of(&opened).expect("identity")), found[0].identity);
+
+        // Replaced under the same name, as an upgrade does.
+        let other = folder.path().join("other");
+        fs::write(&other, b"two").expect("binary");
+        fs::rename(&other, &binary).expect("replaced");
+        assert_ne!(find(&proc).expect("listed")[0].identity, found[0].identity);
+        assert!(find(&folder.path().join("none")).is_err());
+    }
+}
