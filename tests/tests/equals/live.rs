@@ -16,7 +16,7 @@ use monitor_common::{
 };
 use monitor_ebpf::parse::parse_ethernet;
 use monitor_ebpf::select::{Watched, select};
-use monitor_ebpf::track::Tables;
+use monitor_ebpf::tables::Tables;
 use monitor_tests::captures::{Labelled, Replayed, line, replayed, settings};
 use monitor_tests::kernel::{Counts, Kernel, Record};
 use monitor_tests::namespace::Namespace;
