@@ -307,7 +307,7 @@ fn explain_program(name: &str, error: ProgramError) -> anyhow::Error {
         tracing::debug!(program = name, %verifier_log, "what the kernel's verifier said");
         let last = verifier_log.to_string();
         // Behind its verdict the verifier prints statistics.
-        let statistics = ["processed ", "verification time", "stack depth"];
+        let statistics = ["processed ", "verification time", "stack depth", "insns processed"];
         let last = last
             .lines()
             .rev()

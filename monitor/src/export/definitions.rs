@@ -209,6 +209,8 @@ definitions! {
         "1 where a program of this monitor is attached, by interface, hook and way of attaching.";
     NOT_ATTACHED = Gauge "api_exposure_not_attached" [INTERFACE, HOOK, Label { name: "reason", words: words!(NotAttached) }]
         "1 where a program of this monitor should be attached and is not, by interface, hook and reason. Where XDP is missing, TC counts instead; where TC is missing, nothing is read there.";
+    BEHIND_OTHERS = Gauge "api_exposure_behind_others" [INTERFACE, HOOK]
+        "1 where programs of others see an interface's packets before this monitor's program on the same hook: what they drop, redirect or end the chain for is not seen there. The log and the command check name them.";
     DETECTION_TIER = Gauge "api_exposure_detection_tier" [Label { name: "tier", words: words!(Tier) }, Label { name: "reason", words: words!(TierReason) }]
         "Which evidence works now: 1 with reason working, 0 with the reason why it does not. plaintext, tls_clear, probe and audit are exact; record_length and goaway are inferred.";
     KERNEL_PROGRAM_RUN_SECONDS = Counter "api_exposure_kernel_program_run_seconds_total" [PROGRAM]

@@ -47,6 +47,7 @@ pub struct Metrics {
 
     attached: OpenFamily,
     not_attached: OpenFamily,
+    behind_others: OpenFamily,
     detection_tier: OpenFamily,
 
     event_readers: Family<0>,
@@ -100,6 +101,7 @@ impl Metrics {
             out_of_order: register(&registry, &definitions::REASSEMBLY_OUT_OF_ORDER)?,
             attached: register_open(&registry, &definitions::ATTACHED)?,
             not_attached: register_open(&registry, &definitions::NOT_ATTACHED)?,
+            behind_others: register_open(&registry, &definitions::BEHIND_OTHERS)?,
             detection_tier: register_open(&registry, &definitions::DETECTION_TIER)?,
             event_readers: register(&registry, &definitions::EVENT_READERS)?,
             event_readers_refused: register(&registry, &definitions::EVENT_READERS_REFUSED)?,
@@ -291,6 +293,16 @@ impl Metrics {
     pub fn detached(&self, interface: &str) {
         self.attached.remove(|words| is(words, 0, interface));
         self.not_attached.remove(|words| is(words, 0, interface));
+        self.behind_others.remove(|words| is(words, 0, interface));
+    }
+
+    /// Whether programs of others see packets before ours.
+    pub fn behind_others(&self, interface: &str, hook: Hook, behind: bool) {
+        if behind {
+            self.behind_others.set(&[interface, hook.label()], 1.0);
+        } else {
+            self.behind_others.remove(|words| is(words, 0, interface) && is(words, 1, hook.label()));
+        }
     }
 
     /// Whether a source of evidence works, and why not.

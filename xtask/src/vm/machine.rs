@@ -12,8 +12,8 @@ use super::kernels::Files;
 use super::table::Column;
 use crate::{interrupt, workspace};
 
-/// A machine that takes longer hangs: on an idle computer the slowest takes two minutes.
-const PATIENCE: Duration = Duration::from_secs(900);
+/// A machine that takes longer hangs: on an idle computer the slowest takes two minutes, on a busy one many times that.
+const PATIENCE: Duration = Duration::from_secs(1_800);
 /// How much of the console is shown when a machine ends too early.
 const LINES_SHOWN: usize = 25;
 

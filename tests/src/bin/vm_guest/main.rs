@@ -14,6 +14,7 @@ mod privileges;
 mod report;
 mod verifier;
 
+use attachment::Loaded;
 use report::{Outcome, Report};
 
 fn main() -> ExitCode {
@@ -40,16 +41,23 @@ const VERIFIER: &str = "verifier";
 fn run(report: &mut Report, only_verifier: bool) -> Result<()> {
     report.row("kernel", || Ok(Outcome::Works(machine::release()?)))?;
     report.row("modules", machine::load_modules)?;
+    let mut loaded = None;
+    report.row("loads", || {
+        loaded = Some(Loaded::new()?);
+        Outcome::works()
+    })?;
     verifier::rows(report)?;
     if only_verifier {
         return report.end();
     }
     report.row("loads without the kernel's BTF", machine::loads_without_btf)?;
-    report.row("frames, TC", frames::tc)?;
-    report.row("frames, XDP", frames::xdp)?;
     let client = network::Namespace::new()?;
     network::make_wire(&client)?;
-    attachment::rows(report, &client)?;
+    if let Some(mut loaded) = loaded {
+        report.row("frames, TC", || frames::tc(&mut loaded))?;
+        report.row("frames, XDP", || frames::xdp(&mut loaded))?;
+        attachment::rows(report, loaded, &client)?;
+    }
     privileges::rows(report)?;
     report.row("under lockdown (confidentiality)", machine::loads_under_lockdown)?;
     report.end()
