@@ -13,7 +13,7 @@ use monitor_common::{
 };
 use monitor_ebpf::{
     bounds::{FURTHEST_HEADER, Frame},
-    parse::{Segment, parse_ethernet, parse_network},
+    parse::{Segment, parse_ethernet, parse_network, parse_received},
     select::{Watched, select},
     tables::{Located, Tables},
     track::track,
@@ -151,12 +151,13 @@ fn read<P: Place>(skb: *mut __sk_buff) -> Result<(), Skip> {
 
 #[inline(always)]
 fn segment_of<P: Place>(frame: &Buffer) -> Result<Segment, Skip> {
-    if P::ETHERNET {
-        parse_ethernet(frame)
-    } else {
-        // SAFETY: reading a field of the context is always allowed.
-        let protocol = unsafe { (*frame.skb).protocol };
-        parse_network(frame, 0, u16::from_be(protocol as u16))
+    // SAFETY: reading a field of the context is always allowed.
+    let protocol = u16::from_be(unsafe { (*frame.skb).protocol } as u16);
+    match P::ETHERNET {
+        // XDP counts: it may be generic.
+        true if !P::EGRESS && !P::COUNTS => parse_received(frame, protocol),
+        true => parse_ethernet(frame),
+        false => parse_network(frame, 0, protocol),
     }
 }
 
