@@ -232,7 +232,9 @@ fn until(what: &str, mut so: impl FnMut() -> bool) {
 fn ask(address: &str, port: u16, path: &str) -> String {
     let mut stream = TcpStream::connect((address, port)).expect("the server takes the connection");
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").unwrap();
+    // In one segment, as clients send it.
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     answer
