@@ -1,4 +1,5 @@
 //! The API in the clear on ports that nobody named: in a capture, in the kernel half, and live.
+#![expect(clippy::unwrap_used, reason = "what a test cannot do without fails it")]
 
 mod discovery {
     pub mod node;
