@@ -74,7 +74,8 @@ pub fn track<F: Frame + ?Sized, T: Tables>(
     header.other_start = other.start;
     header.length = tcp.length;
     header.captured = 0;
-    header.flags = flags | starts(this, other);
+    let candidate = if watched.candidate { RecordFlags::CANDIDATE } else { 0 };
+    header.flags = flags | starts(this, other) | candidate;
     header.side = *side as u8;
     header.role = watched.role as u8;
     header.source = source as u8;

@@ -4,11 +4,14 @@
 //! root runs them with `--include-ignored`, as `cargo xtask test` does.
 
 pub mod captures;
+pub mod daemon;
+pub mod foreign;
 pub mod frame;
 pub mod kernel;
 pub mod namespace;
 pub mod random;
 pub mod wire;
+pub mod sender;
 
 /// Stops a test that was asked for by name and that only root can run.
 ///

@@ -16,8 +16,8 @@ use crate::network::Namespace;
 
 /// The watched port.
 pub const PORT: u16 = 8080;
-/// Software emulation is slow.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+/// Software emulation is slow, and slower still on a busy computer.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 /// A body that needs several records, also where segments arrive joined.
 const BODY: usize = 40_000;
 
