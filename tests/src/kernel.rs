@@ -120,7 +120,14 @@ impl Kernel {
     /// # Errors
     /// The kernel refuses it.
     pub fn new(watch: &Watch) -> Result<Self> {
-        let (mut half, reading, counters) = KernelHalf::load()?;
+        Self::of(KernelHalf::load()?, watch)
+    }
+
+    /// A kernel half as it was loaded, watching `watch`.
+    ///
+    /// # Errors
+    /// A map is missing or takes no entry.
+    pub fn of((mut half, reading, counters): (KernelHalf, Reading, Counters), watch: &Watch) -> Result<Self> {
         half.watch(watch)?;
         let flows = HashMap::try_from(Map::LruHashMap(map(&mut half, "FLOWS")?)).context("map FLOWS")?;
         let handshakes = Array::try_from(Map::Array(map(&mut half, "HANDSHAKES")?)).context("map HANDSHAKES")?;
