@@ -25,6 +25,14 @@ const RESET_LINGER: Duration = Duration::from_secs(1);
 /// How often connections are looked over for the two above.
 const SWEEP: Duration = Duration::from_millis(500);
 
+/// Memory that connections may take together. Each is capped by itself, but tens of thousands that all hold what they
+/// may would take gigabytes: then those that hold most give way. Connections as they usually are take a quarter of it
+/// when there are as many as may be.
+const MEMORY: usize = 256 << 20;
+
+/// A connection that takes more gives way before those that take less.
+const HEAVY: usize = 16 << 10;
+
 /// What the pipeline says as it happens.
 #[derive(Clone, Copy, Debug)]
 pub enum Event<'a> {
@@ -54,6 +62,9 @@ pub type InterfaceNames = Box<dyn Fn(u32) -> Option<Arc<str>> + Send>;
 pub struct Pipeline {
     flows: LruCache<FlowKey, Flow, KeyHashing>,
     live: usize,
+    /// Memory of the connections that are being read, and how much it may be.
+    memory: usize,
+    budget: usize,
     classifier: Classifier,
     metrics: Arc<Metrics>,
     interface_names: InterfaceNames,
@@ -86,6 +97,11 @@ struct Live {
     reset: Option<(u64, Side)>,
     counted: bool,
     requests_reported: usize,
+    /// Memory that it takes, as of its last record.
+    memory: usize,
+    /// Of its first so many requests, this is in `request_memory`.
+    requests_weighed: usize,
+    request_memory: usize,
 }
 
 impl Pipeline {
@@ -100,6 +116,8 @@ impl Pipeline {
         Self {
             flows: LruCache::with_hasher(capacity, KeyHashing::default()),
             live: 0,
+            memory: 0,
+            budget: MEMORY,
             classifier,
             metrics,
             interface_names,
@@ -116,6 +134,11 @@ impl Pipeline {
     /// Connections that are being read.
     pub fn live(&self) -> usize {
         self.live
+    }
+
+    /// Memory that the connections that are being read take.
+    pub fn memory(&self) -> usize {
+        self.memory
     }
 
     /// Takes one record, and says what is decided about its flow where that has changed.
@@ -156,8 +179,14 @@ impl Pipeline {
         if wanted == Decision::Enough {
             live.streams.discard();
         }
-        if ended || live.inspector.settled() {
+        let settled = ended || live.inspector.settled();
+        self.memory -= std::mem::replace(&mut live.memory, 0);
+        live.memory = live.weigh();
+        self.memory += live.memory;
+        if settled {
             self.close(&header.key, State::Done, output);
+        } else if self.memory > self.budget {
+            self.make_room(&header.key, output);
         }
         feedback
     }
@@ -188,6 +217,7 @@ impl Pipeline {
             && key != header.key
         {
             self.live -= 1;
+            self.memory -= evicted.memory;
             self.metrics.evicted();
             evicted.close(&mut self.classifier, &self.metrics, output);
         }
@@ -219,6 +249,9 @@ impl Pipeline {
             reset: None,
             counted: false,
             requests_reported: 0,
+            memory: 0,
+            requests_weighed: 0,
+            request_memory: 0,
         })
     }
 
@@ -255,7 +288,35 @@ impl Pipeline {
             }
         }
         self.live = 0;
+        self.memory = 0;
         self.metrics.set_flows(0);
+    }
+
+    /// Lists connections that take much memory, the longest silent first, and where that is not enough others too, but
+    /// not the one at hand. Should they go on, they are new ones whose start was not seen.
+    fn make_room(&mut self, at_hand: &FlowKey, output: &mut impl FnMut(Event<'_>)) {
+        // Some more than has to be, so that this does not come with every record.
+        let enough = self.budget / 4 * 3;
+        for heavy in [HEAVY, 0] {
+            let mut left = self.memory;
+            let mut closing = Vec::new();
+            for (key, flow) in self.flows.iter().rev() {
+                if left <= enough {
+                    break;
+                }
+                if let State::Live(live) = &flow.state
+                    && live.memory > heavy
+                    && key != at_hand
+                {
+                    left -= live.memory;
+                    closing.push(*key);
+                }
+            }
+            for key in closing {
+                self.metrics.evicted();
+                self.close(&key, State::Forgotten, output);
+            }
+        }
     }
 
     fn close(&mut self, key: &FlowKey, after: State, output: &mut impl FnMut(Event<'_>)) {
@@ -263,6 +324,7 @@ impl Pipeline {
         if let State::Live(mut live) = std::mem::replace(&mut flow.state, after) {
             live.close(&mut self.classifier, &self.metrics, output);
             self.live -= 1;
+            self.memory -= live.memory;
             self.metrics.set_flows(self.live);
         }
     }
@@ -298,6 +360,21 @@ impl Live {
         }
     }
 
+    /// Memory that it takes, close enough.
+    fn weigh(&mut self) -> usize {
+        let Connection { observation, requests, .. } = &self.connection;
+        if observation.requests.len() < self.requests_weighed {
+            (self.requests_weighed, self.request_memory) = (0, 0);
+        }
+        // What a request means is made of parts of its path.
+        let fresh = observation.requests.iter().skip(self.requests_weighed);
+        self.request_memory += fresh.map(|request| request.memory() + request.path.len()).sum::<usize>();
+        self.requests_weighed = observation.requests.len();
+        let tls = observation.tls.as_ref().map_or(0, crate::inspect::TlsObservation::memory);
+        let meanings = requests.capacity() * size_of::<RequestMeaning>();
+        size_of::<Self>() + self.streams.buffered() + self.inspector.buffered() + self.request_memory + meanings + tls
+    }
+
     /// The connection's last word.
     fn close(&mut self, classifier: &mut Classifier, metrics: &Metrics, output: &mut impl FnMut(Event<'_>)) {
         let Self { streams, inspector, connection, reset, .. } = self;
@@ -324,3 +401,7 @@ fn count_gap(metrics: &Metrics, chunk: &Chunk<'_>) {
         metrics.gap(*reason, *length);
     }
 }
+
+#[cfg(test)]
+#[path = "pipeline_tests.rs"]
+mod tests;
