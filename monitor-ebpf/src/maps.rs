@@ -1,19 +1,30 @@
 //! The kernel's maps, in one table; their sizes stand in `monitor_common::limits`, each with its reason.
 
 use aya_ebpf::{
+    Global,
     bindings::BPF_F_NO_PREALLOC,
     macros::map,
     maps::{Array, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
 };
 use monitor_common::{
-    FlowKey, FlowState, Handshake, Hook, KernelEvent, LossReason, PacketCount, ProbeLayout, RecordHeader, Skip,
+    Asked, FlowKey, FlowState, Handshake, Hook, KernelEvent, LossReason, PacketCount, ProbeLayout, RecordHeader, Skip,
     Verdict, limits,
 };
 use monitor_ebpf::tables::Located;
 
-/// Role of each port, plus one; 0 is not watched. User space writes it.
+/// Role of each port, plus one; 0 is not watched. User space writes it; the kernel side, a port that it discovers.
 #[map]
 pub static PORTS: Array<u8> = Array::with_max_entries(65_536, 0);
+
+/// Not 0: ports that nobody watches are looked at for an API in the clear. User space sets it before it loads this, so
+/// that the verifier leaves out what is switched off.
+#[unsafe(no_mangle)]
+pub static DISCOVER: Global<u8> = Global::new(1);
+
+/// Until when (nanoseconds of CLOCK_MONOTONIC) a port is not discovered, whatever is asked of it: [`Asked::index`].
+/// User space writes it.
+#[map]
+pub static QUIET: Array<u64> = Array::with_max_entries(Asked::ENTRIES, 0);
 
 /// Source class of each IPv4 prefix. User space writes it.
 #[map]

@@ -8,18 +8,21 @@ use aya_ebpf::{
     programs::{TcContext, XdpContext},
 };
 use monitor_common::{
-    FlowKey, FlowState, Handshake, Hook, KernelEvent, PacketCount, RecordHeader, Role, Skip, SourceClass, Verdict,
+    Asked, FlowKey, FlowState, Handshake, Hook, KernelEvent, PacketCount, RecordHeader, Role, Skip, SourceClass,
+    Verdict,
 };
 use monitor_ebpf::{
     bounds::{FURTHEST_HEADER, Frame},
-    parse::{Segment, parse_ethernet, parse_network},
+    parse::{Segment, parse_ethernet, parse_network, parse_received},
     select::{Watched, select},
     tables::{Located, Tables},
     track::track,
 };
 
 use crate::emit::emit;
-use crate::maps::{EVENTS, FLOWS, HANDSHAKES, PACKETS, PORTS, PREFIXES_IPV4, PREFIXES_IPV6, SCRATCH, SKIPS, VERDICTS};
+use crate::maps::{
+    DISCOVER, EVENTS, FLOWS, HANDSHAKES, PACKETS, PORTS, PREFIXES_IPV4, PREFIXES_IPV6, QUIET, SCRATCH, SKIPS, VERDICTS,
+};
 
 /// TCX_NEXT and TC_ACT_UNSPEC (include/uapi/linux/bpf.h and pkt_cls.h, 6.18): other programs on the hook still run.
 const NEXT: i32 = -1;
@@ -97,8 +100,9 @@ place!(EgressIp: egress true, counts true, ethernet false);
 fn xdp(context: &XdpContext) -> u32 {
     let frame = Linear::of_xdp(context.ctx);
     let mut key = FlowKey { client: [0; 16], server: [0; 16], client_port: 0, server_port: 0 };
-    let outcome =
-        parse_ethernet(&frame).and_then(|segment| select(&frame, &segment, &mut Maps, &mut key)).map(|watched| {
+    let outcome = parse_ethernet(&frame)
+        .and_then(|segment| select(&frame, &segment, &mut Maps::<false>, &mut key))
+        .map(|watched| {
             if watched.side == monitor_common::Side::Client {
                 count_packet(&watched);
             }
@@ -126,7 +130,7 @@ fn read<P: Place>(skb: *mut __sk_buff) -> Result<(), Skip> {
     // SAFETY: no other program uses this CPU's scratch space while this one runs: TC programs run with bottom halves
     // disabled and do not nest. Each field of it is borrowed once: these two here, `state` in `Maps::begin`.
     let (key, record) = unsafe { (&mut (*scratch).key, &mut (*scratch).record) };
-    let watched = select(&frame, &segment, &mut Maps, key)?;
+    let watched = select(&frame, &segment, &mut Maps::<true>, key)?;
     if P::COUNTS && P::EGRESS == (watched.side == monitor_common::Side::Server) {
         count_packet(&watched);
     }
@@ -135,7 +139,7 @@ fn read<P: Place>(skb: *mut __sk_buff) -> Result<(), Skip> {
     let tap = if P::EGRESS { interface | RecordHeader::EGRESS } else { interface };
     // SAFETY: the helper takes nothing and cannot fail.
     let now = unsafe { helpers::generated::bpf_ktime_get_ns() };
-    let wanted = track(&frame, &watched, &mut Maps, now, tap, &mut record.header)?;
+    let wanted = track(&frame, &watched, &mut Maps::<true>, now, tap, &mut record.header)?;
     // SAFETY: as above. Through memory, for the same reason as in `Maps::settle`.
     let [payload, wanted] = unsafe {
         let handover = &raw mut (*scratch).handover;
@@ -147,18 +151,19 @@ fn read<P: Place>(skb: *mut __sk_buff) -> Result<(), Skip> {
 
 #[inline(always)]
 fn segment_of<P: Place>(frame: &Buffer) -> Result<Segment, Skip> {
-    if P::ETHERNET {
-        parse_ethernet(frame)
-    } else {
-        // SAFETY: reading a field of the context is always allowed.
-        let protocol = unsafe { (*frame.skb).protocol };
-        parse_network(frame, 0, u16::from_be(protocol as u16))
+    // SAFETY: reading a field of the context is always allowed.
+    let protocol = u16::from_be(unsafe { (*frame.skb).protocol } as u16);
+    match P::ETHERNET {
+        // XDP counts: it may be generic.
+        true if !P::EGRESS && !P::COUNTS => parse_received(frame, protocol),
+        true => parse_ethernet(frame),
+        false => parse_network(frame, 0, protocol),
     }
 }
 
 #[inline(always)]
 fn count_packet(watched: &Watched<'_>) {
-    let source = Maps.source(&watched.key.client);
+    let source = Maps::<false>.source(&watched.key.client);
     if let Some(counter) = PACKETS.get_ptr_mut(PacketCount::index(watched.role, source, watched.kind())) {
         // SAFETY: the pointer is to this CPU's counter.
         unsafe {
@@ -182,13 +187,34 @@ pub fn count(counters: &PerCpuArray<u64>, index: u32, by: u64) {
     }
 }
 
-/// The maps as the pure half sees them.
-struct Maps;
+/// The maps as the pure half sees them; with or without discovery, which is for programs that read.
+struct Maps<const DISCOVERS: bool>;
 
-impl Tables for Maps {
+impl<const DISCOVERS: bool> Tables for Maps<DISCOVERS> {
     #[inline(always)]
     fn role(&self, port: u16) -> Option<Role> {
         PORTS.get(u32::from(port)).and_then(|role| Role::from_value(role.wrapping_sub(1)))
+    }
+
+    #[inline(always)]
+    fn discovers(&self) -> bool {
+        DISCOVERS && DISCOVER.load() != 0
+    }
+
+    #[inline(always)]
+    fn claim(&mut self, port: u16, asked: Asked) -> bool {
+        // SAFETY: the helper takes nothing and cannot fail.
+        let now = unsafe { helpers::generated::bpf_ktime_get_ns() };
+        if QUIET.get(asked.index(port)).is_none_or(|until| now < *until) {
+            return false;
+        }
+        let Some(role) = PORTS.get_ptr_mut(u32::from(port)) else {
+            return false;
+        };
+        // SAFETY: map values stay writable while the program runs; whoever else writes this byte meanwhile has found
+        // the same.
+        unsafe { *role = Role::Discovered as u8 + 1 };
+        true
     }
 
     #[inline(always)]
@@ -273,6 +299,9 @@ impl Frame for Linear {
 
     #[inline(always)]
     fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        // Else the compiler compares a sum that it already has (`offset + 12`) and spares this comparison, which the
+        // verifier of 5.10 does not see through: "math between pkt pointer and register with unbounded min value".
+        let offset = opaque(offset);
         if offset > FURTHEST_HEADER {
             return None;
         }
@@ -332,6 +361,19 @@ fn paged<const N: usize>(skb: *mut __sk_buff, offset: usize) -> Option<[u8; N]> 
         helpers::generated::bpf_skb_load_bytes(skb.cast(), offset as u32, bytes.as_mut_ptr().cast(), N as u32)
     };
     (outcome == 0).then_some(bytes)
+}
+
+/// Gives `number` back, of which the compiler then knows nothing: it leaves comparisons and masks of it where they are,
+/// for the verifier to see. One move between registers: without any instruction the compiler would write two lines of
+/// debug information for the next one, which the kernel refuses ("Invalid line_info", check_btf_line, since 5.0).
+#[inline(always)]
+pub fn opaque(number: usize) -> usize {
+    let same: usize;
+    // SAFETY: moves a number between two registers.
+    unsafe {
+        core::arch::asm!("{0} = {1}", out(reg) same, in(reg) number, options(pure, nomem, nostack, preserves_flags));
+    }
+    same
 }
 
 /// [`Frame::forget_range`], through this CPU's scratch space.

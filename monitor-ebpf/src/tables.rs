@@ -1,6 +1,6 @@
 //! What the kernel half asks of its surroundings: maps in the kernel, tables of the process in `replay`.
 
-use monitor_common::{FlowKey, FlowState, Handshake, Role, SourceClass, Verdict};
+use monitor_common::{Asked, FlowKey, FlowState, Handshake, Role, SourceClass, Verdict};
 
 use crate::parse::Segment;
 
@@ -14,12 +14,18 @@ pub struct Located {
     pub side: u8,
     /// A [`Role`]: what the watched port is meant to be.
     pub role: u8,
+    /// Not 0: this segment is the one by which the port was discovered.
+    pub candidate: u8,
 }
 
 /// What the kernel half asks of its surroundings.
 pub trait Tables {
     /// What this port is meant to be, `None` where it is not watched.
     fn role(&self, port: u16) -> Option<Role>;
+    /// Whether segments to ports that nobody watches are looked at for requests to an API server.
+    fn discovers(&self) -> bool;
+    /// Watches this port as [`Role::Discovered`] from now on, unless it is to be left alone for such requests.
+    fn claim(&mut self, port: u16, asked: Asked) -> bool;
     /// Where this address (IPv4 as IPv4-mapped) belongs, by the longest prefix.
     fn source(&self, address: &[u8; 16]) -> SourceClass;
     /// Gives back what it was given. In the kernel it goes through memory of which the verifier knows nothing, so that

@@ -12,6 +12,9 @@ use crate::parse::tcp;
 use crate::select::Watched;
 use crate::tables::Tables;
 
+/// More data than a SYN can carry in one packet.
+const SYN_DATA: u32 = 1 << 16;
+
 /// Follows the connection by one segment that was seen at `now` (nanoseconds) on `tap` ([`RecordHeader::tap`]). Fills
 /// the header of its first record but for `captured`, and says how many bytes of its payload are to be handed over, at
 /// most `header.length`.
@@ -71,7 +74,8 @@ pub fn track<F: Frame + ?Sized, T: Tables>(
     header.other_start = other.start;
     header.length = tcp.length;
     header.captured = 0;
-    header.flags = flags | starts(this, other);
+    let candidate = if watched.candidate { RecordFlags::CANDIDATE } else { 0 };
+    header.flags = flags | starts(this, other) | candidate;
     header.side = *side as u8;
     header.role = watched.role as u8;
     header.source = source as u8;
@@ -85,7 +89,7 @@ fn remember_handshake<T: Tables>(watched: &Watched<'_>, tables: &mut T) -> Skip 
     let Watched { key, side, tcp, .. } = watched;
     let (index, tag) = slot(key);
     let own = tcp.sequence.wrapping_add(1);
-    let said = match side {
+    let mut said = match side {
         Side::Client => Handshake { tag, client_start: own, server_start: 0, known: 1 },
         Side::Server if tcp.flags & tcp::ACK != 0 => {
             Handshake { tag, client_start: tcp.acknowledgement, server_start: own, known: 3 }
@@ -93,8 +97,13 @@ fn remember_handshake<T: Tables>(watched: &Watched<'_>, tables: &mut T) -> Skip 
         Side::Server => return Skip::NoPayload,
     };
     if let Some(handshake) = tables.handshake(index) {
-        let repeated =
-            handshake.tag == tag && *side == Side::Client && handshake.known & 1 != 0 && handshake.client_start == own;
+        let asked = handshake.tag == tag && handshake.known & 1 != 0;
+        // With Fast Open (RFC 7413) the answer acknowledges the SYN's data too, which is not handed on: the stream begins
+        // where the SYN says, and that data is a hole in it.
+        if asked && *side == Side::Server && said.client_start.wrapping_sub(handshake.client_start) < SYN_DATA {
+            said.client_start = handshake.client_start;
+        }
+        let repeated = asked && *side == Side::Client && handshake.client_start == own;
         if !repeated {
             *handshake = said;
         }

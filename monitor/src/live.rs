@@ -11,10 +11,11 @@ use monitor_common::Hook;
 use rtnetlink::{Handle, MulticastGroup, new_multicast_connection};
 use tokio::sync::watch;
 
-use crate::attach::object::{Counters, KernelHalf, ProgramTimes, Reading};
+use crate::attach::object::{Counters, Discovered, KernelHalf, ProgramTimes, Reading};
 use crate::attach::{Attacher, Change, Names, Policy, Standing, interfaces};
 use crate::classify::Classifier;
-use crate::config::Settings;
+use crate::config::{OnOff, Settings};
+use crate::discover::PortState;
 use crate::export::{Health, KernelCounts, KernelSource, Metrics, Tier, TierReason};
 use crate::pipeline::{Event, Pipeline};
 use crate::receive::Record;
@@ -59,7 +60,7 @@ pub async fn run(
     let patterns = interfaces::Patterns(settings.interface.clone());
     patterns.check(&interfaces::list(&handle).await?)?;
 
-    let (kernel, reading, counters) = KernelHalf::load()?;
+    let (kernel, reading, counters) = KernelHalf::load_with(settings.discover_plaintext == OnOff::On)?;
     let mut node = Node {
         attacher: Attacher::new(kernel, patterns, policy),
         settings: settings.clone(),
@@ -273,6 +274,10 @@ impl Reader {
             clock_offset(),
         );
         let metrics = Arc::clone(&node.metrics);
+        let mut sink = move |event: Event<'_>| {
+            log(&event);
+            sink(event);
+        };
         let stop = Arc::clone(stop);
         let (tell, ended) = tokio::sync::oneshot::channel();
         let read = move || {
@@ -282,6 +287,7 @@ impl Reader {
                 read_all(&mut reading, &mut pipeline, &metrics, &health, &mut sink);
                 pipeline.set_clock_offset(clock_offset());
                 pipeline.sweep(monotonic(), &mut sink);
+                forget(&mut reading.discovered, &mut pipeline);
                 health.beat();
                 if stopping {
                     break Ok(());
@@ -319,9 +325,34 @@ fn read_all(
             }
             None => metrics.malformed(),
         }
+        forget(&mut reading.discovered, pipeline);
         read += 1;
         if read % BEAT == 0 {
             health.beat();
+        }
+    }
+}
+
+/// Has the kernel side forget the ports that turned out to be of no interest.
+fn forget(discovered: &mut Discovered, pipeline: &mut Pipeline) {
+    for forget in pipeline.take_forget() {
+        tracing::debug!(port = forget.port, "not watched: no Kubernetes API in the clear was found there");
+        if let Err(error) = discovered.forget(&forget) {
+            tracing::warn!("a port stays watched: {error:#}");
+        }
+    }
+}
+
+/// What an operator has to know even without a reader of events.
+fn log(event: &Event<'_>) {
+    if let Event::Port(change) = event {
+        match change.state {
+            PortState::Found => {
+                tracing::warn!(port = change.port, "the Kubernetes API speaks there in the clear: watched")
+            }
+            PortState::Expired => {
+                tracing::info!(port = change.port, "no Kubernetes API there for an hour: not watched")
+            }
         }
     }
 }

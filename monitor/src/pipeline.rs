@@ -1,13 +1,16 @@
 //! The way of a record through user space: the only file that names all stages.
 
+mod memory;
+
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use lru::LruCache;
-use monitor_common::{Decision, FlowKey, RecordFlags, RecordHeader, Role, Side, SourceClass, limits};
+use monitor_common::{Asked, Decision, FlowKey, RecordFlags, RecordHeader, Role, Side, SourceClass, limits};
 
-use crate::classify::{Classifier, Connection, Destination, ExposureKind, Outcome, RequestMeaning, Source};
+use crate::classify::{Classifier, Connection, Destination, ExposureKind, Outcome, PathClass, RequestMeaning, Source};
+use crate::discover::{CandidateOutcome, Discovery, Forget, News, OtherReply, PortState, Standing};
 use crate::export::metrics::Metrics;
 use crate::inspect::{FirstRequest, Inspector, Observation, Protocol};
 use crate::key_hash::KeyHashing;
@@ -25,14 +28,6 @@ const RESET_LINGER: Duration = Duration::from_secs(1);
 /// How often connections are looked over for the two above.
 const SWEEP: Duration = Duration::from_millis(500);
 
-/// Memory that connections may take together. Each is capped by itself, but tens of thousands that all hold what they
-/// may would take gigabytes: then those that hold most give way. Connections as they usually are take a quarter of it
-/// when there are as many as may be.
-const MEMORY: usize = 256 << 20;
-
-/// A connection that takes more gives way before those that take less.
-const HEAVY: usize = 16 << 10;
-
 /// What the pipeline says as it happens.
 #[derive(Clone, Copy, Debug)]
 pub enum Event<'a> {
@@ -42,6 +37,19 @@ pub enum Event<'a> {
     Request(&'a Connection, usize),
     /// An exposure, once for each connection, as soon as it is known.
     Exposure(&'a Connection, ExposureKind),
+    /// A port that nobody named was found to speak the Kubernetes API in the clear, or has not done so for long.
+    Port(PortChange),
+}
+
+/// What changed about a port that nobody named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortChange {
+    /// When.
+    pub time: SystemTime,
+    /// The port.
+    pub port: u16,
+    /// What is so from now on.
+    pub state: PortState,
 }
 
 /// What goes back to the kernel half: a decision about a flow.
@@ -62,10 +70,9 @@ pub type InterfaceNames = Box<dyn Fn(u32) -> Option<Arc<str>> + Send>;
 pub struct Pipeline {
     flows: LruCache<FlowKey, Flow, KeyHashing>,
     live: usize,
-    /// Memory of the connections that are being read, and how much it may be.
-    memory: usize,
-    budget: usize,
+    memory: memory::Memory,
     classifier: Classifier,
+    discovery: Discovery,
     metrics: Arc<Metrics>,
     interface_names: InterfaceNames,
     /// Added to a record's time to make it one since 1970.
@@ -95,13 +102,11 @@ struct Live {
     last_heard: u64,
     /// Time and sender of a RST that nothing has contradicted yet.
     reset: Option<(u64, Side)>,
+    /// Whether anything is told of it: not on a port of which it is not known what speaks there.
+    told: bool,
     counted: bool,
     requests_reported: usize,
-    /// Memory that it takes, as of its last record.
-    memory: usize,
-    /// Of its first so many requests, this is in `request_memory`.
-    requests_weighed: usize,
-    request_memory: usize,
+    weight: memory::Weight,
 }
 
 impl Pipeline {
@@ -116,9 +121,9 @@ impl Pipeline {
         Self {
             flows: LruCache::with_hasher(capacity, KeyHashing::default()),
             live: 0,
-            memory: 0,
-            budget: MEMORY,
+            memory: memory::Memory::default(),
             classifier,
+            discovery: Discovery::default(),
             metrics,
             interface_names,
             clock_offset,
@@ -136,13 +141,21 @@ impl Pipeline {
         self.live
     }
 
-    /// Memory that the connections that are being read take.
-    pub fn memory(&self) -> usize {
-        self.memory
+    /// Ports that the kernel side is to forget, since the last call.
+    pub fn take_forget(&mut self) -> Vec<Forget> {
+        self.discovery.take_forget()
     }
 
     /// Takes one record, and says what is decided about its flow where that has changed.
     pub fn record(&mut self, record: &Record<'_>, output: &mut impl FnMut(Event<'_>)) -> Option<Feedback> {
+        let feedback = self.read(record, output);
+        if record.header.role == Role::Discovered as u8 {
+            self.tell_discovery(record.header.time, output);
+        }
+        feedback
+    }
+
+    fn read(&mut self, record: &Record<'_>, output: &mut impl FnMut(Event<'_>)) -> Option<Feedback> {
         let header = &record.header;
         let Some(side) = Side::from_value(header.side) else {
             self.metrics.malformed();
@@ -152,7 +165,7 @@ impl Pipeline {
         if !self.admit(record, output) {
             return None;
         }
-        let Self { flows, classifier, metrics, .. } = self;
+        let Self { flows, classifier, discovery, metrics, .. } = self;
         let Some(Flow { state: State::Live(live), .. }) = flows.get_mut(&header.key) else {
             return None;
         };
@@ -172,7 +185,9 @@ impl Pipeline {
         });
         metrics.reassembly(&streams.take_counts());
         let ended = live.streams.ended();
-        live.classify(classifier, metrics, ended, output);
+        if live.is_told(discovery) {
+            live.classify(classifier, metrics, ended, output);
+        }
         let feedback =
             (wanted != live.decision).then_some(Feedback { key: header.key, born: header.born, decision: wanted });
         live.decision = wanted;
@@ -180,12 +195,10 @@ impl Pipeline {
             live.streams.discard();
         }
         let settled = ended || live.inspector.settled();
-        self.memory -= std::mem::replace(&mut live.memory, 0);
-        live.memory = live.weigh();
-        self.memory += live.memory;
+        live.weigh(&mut self.memory);
         if settled {
             self.close(&header.key, State::Done, output);
-        } else if self.memory > self.budget {
+        } else if self.memory.is_over() {
             self.make_room(&header.key, output);
         }
         feedback
@@ -194,6 +207,12 @@ impl Pipeline {
     /// Makes sure that the record's connection is being read; false where it is not and need not be.
     fn admit(&mut self, record: &Record<'_>, output: &mut impl FnMut(Event<'_>)) -> bool {
         let header = &record.header;
+        if header.role == Role::Discovered as u8 {
+            let (port, candidate) = (header.key.server_port, header.flags & RecordFlags::CANDIDATE != 0);
+            if self.discovery.seen(port, candidate, header.time) == Standing::Ignored {
+                return false;
+            }
+        }
         match self.flows.get(&header.key) {
             Some(flow) if flow.born > header.born => return false,
             Some(Flow { born, state }) if *born == header.born => match state {
@@ -207,6 +226,9 @@ impl Pipeline {
         if header.length == 0 {
             return false;
         }
+        if header.role == Role::Discovered as u8 && !self.discovery.admits(&header.key) {
+            return false;
+        }
         let Some(live) = self.begin(header) else {
             self.metrics.malformed();
             return false;
@@ -217,9 +239,9 @@ impl Pipeline {
             && key != header.key
         {
             self.live -= 1;
-            self.memory -= evicted.memory;
+            self.memory.free(&evicted.weight);
             self.metrics.evicted();
-            evicted.close(&mut self.classifier, &self.metrics, output);
+            evicted.close(&mut self.classifier, &mut self.discovery, &self.metrics, output);
         }
         self.metrics.set_flows(self.live);
         true
@@ -247,11 +269,10 @@ impl Pipeline {
             decision: Decision::Read,
             last_heard: header.time,
             reset: None,
+            told: role != Role::Discovered,
             counted: false,
             requests_reported: 0,
-            memory: 0,
-            requests_weighed: 0,
-            request_memory: 0,
+            weight: memory::Weight::default(),
         })
     }
 
@@ -278,59 +299,81 @@ impl Pipeline {
             }
             self.close(&key, after, output);
         }
+        self.discovery.sweep(now);
+        self.tell_discovery(now, output);
+    }
+
+    /// Tells what is new about ports, and drops the connections of which nothing will be told.
+    fn tell_discovery(&mut self, now: u64, output: &mut impl FnMut(Event<'_>)) {
+        for key in self.discovery.take_dropped() {
+            let Some(flow) = self.flows.peek_mut(&key) else { continue };
+            if matches!(flow.state, State::Live(_)) {
+                // Should the port be found later, what follows of it is read.
+                flow.state = State::Forgotten;
+                self.live -= 1;
+                self.metrics.set_flows(self.live);
+            }
+        }
+        let time = SystemTime::UNIX_EPOCH + self.clock_offset + Duration::from_nanos(now);
+        for news in self.discovery.take_news() {
+            let (port, state) = match news {
+                News::Decided(port, outcome) => {
+                    self.metrics.discovery_candidate(outcome);
+                    if outcome != CandidateOutcome::Kubernetes {
+                        continue;
+                    }
+                    (port, PortState::Found)
+                }
+                News::Expired(port) => (port, PortState::Expired),
+            };
+            self.metrics.set_discovered_ports(self.discovery.found());
+            output(Event::Port(PortChange { time, port, state }));
+        }
     }
 
     /// Lists every connection that is still being read, as at the end of a capture or of the daemon.
     pub fn finish(&mut self, output: &mut impl FnMut(Event<'_>)) {
+        let mut now = 0;
         while let Some((_, flow)) = self.flows.pop_lru() {
             if let State::Live(mut live) = flow.state {
-                live.close(&mut self.classifier, &self.metrics, output);
+                now = now.max(live.last_heard);
+                live.close(&mut self.classifier, &mut self.discovery, &self.metrics, output);
             }
         }
         self.live = 0;
-        self.memory = 0;
+        self.memory.clear();
         self.metrics.set_flows(0);
-    }
-
-    /// Lists connections that take much memory, the longest silent first, and where that is not enough others too, but
-    /// not the one at hand. Should they go on, they are new ones whose start was not seen.
-    fn make_room(&mut self, at_hand: &FlowKey, output: &mut impl FnMut(Event<'_>)) {
-        // Some more than has to be, so that this does not come with every record.
-        let enough = self.budget / 4 * 3;
-        for heavy in [HEAVY, 0] {
-            let mut left = self.memory;
-            let mut closing = Vec::new();
-            for (key, flow) in self.flows.iter().rev() {
-                if left <= enough {
-                    break;
-                }
-                if let State::Live(live) = &flow.state
-                    && live.memory > heavy
-                    && key != at_hand
-                {
-                    left -= live.memory;
-                    closing.push(*key);
-                }
-            }
-            for key in closing {
-                self.metrics.evicted();
-                self.close(&key, State::Forgotten, output);
-            }
-        }
+        self.tell_discovery(now, output);
     }
 
     fn close(&mut self, key: &FlowKey, after: State, output: &mut impl FnMut(Event<'_>)) {
         let Some(flow) = self.flows.peek_mut(key) else { return };
         if let State::Live(mut live) = std::mem::replace(&mut flow.state, after) {
-            live.close(&mut self.classifier, &self.metrics, output);
+            live.close(&mut self.classifier, &mut self.discovery, &self.metrics, output);
             self.live -= 1;
-            self.memory -= live.memory;
+            self.memory.free(&live.weight);
             self.metrics.set_flows(self.live);
         }
     }
 }
 
 impl Live {
+    /// Whether anything is told of this connection. On a port that nobody named its replies decide that.
+    fn is_told(&mut self, discovery: &mut Discovery) -> bool {
+        let Destination { port, role, .. } = self.connection.destination;
+        if role != Role::Discovered {
+            return true;
+        }
+        let observation = &self.connection.observation;
+        if observation.kubernetes {
+            discovery.is_kubernetes(port, self.last_heard);
+        } else if observation.other_reply && !self.told {
+            discovery.is_other(port, other_reply(observation), self.last_heard);
+        }
+        self.told |= discovery.is_found(port);
+        self.told
+    }
+
     /// Brings what is known of the connection to its meaning, and tells what is new about it.
     fn classify(
         &mut self,
@@ -360,23 +403,14 @@ impl Live {
         }
     }
 
-    /// Memory that it takes, close enough.
-    fn weigh(&mut self) -> usize {
-        let Connection { observation, requests, .. } = &self.connection;
-        if observation.requests.len() < self.requests_weighed {
-            (self.requests_weighed, self.request_memory) = (0, 0);
-        }
-        // What a request means is made of parts of its path.
-        let fresh = observation.requests.iter().skip(self.requests_weighed);
-        self.request_memory += fresh.map(|request| request.memory() + request.path.len()).sum::<usize>();
-        self.requests_weighed = observation.requests.len();
-        let tls = observation.tls.as_ref().map_or(0, crate::inspect::TlsObservation::memory);
-        let meanings = requests.capacity() * size_of::<RequestMeaning>();
-        size_of::<Self>() + self.streams.buffered() + self.inspector.buffered() + self.request_memory + meanings + tls
-    }
-
     /// The connection's last word.
-    fn close(&mut self, classifier: &mut Classifier, metrics: &Metrics, output: &mut impl FnMut(Event<'_>)) {
+    fn close(
+        &mut self,
+        classifier: &mut Classifier,
+        discovery: &mut Discovery,
+        metrics: &Metrics,
+        output: &mut impl FnMut(Event<'_>),
+    ) {
         let Self { streams, inspector, connection, reset, .. } = self;
         streams.finish(&mut |chunk: Chunk<'_>| {
             count_gap(metrics, &chunk);
@@ -387,6 +421,9 @@ impl Live {
         }
         inspector.finish(&mut connection.observation);
         metrics.reassembly(&streams.take_counts());
+        if !self.is_told(discovery) {
+            return discovery.ended(self.connection.destination.port, self.last_heard);
+        }
         self.classify(classifier, metrics, true, output);
         metrics.handshake(&self.connection);
         if let Some(reason) = self.connection.observation.unclassified {
@@ -396,12 +433,18 @@ impl Live {
     }
 }
 
+/// What the first answer of a server that is not the Kubernetes API's says.
+fn other_reply(observation: &Observation) -> OtherReply {
+    let answered = observation.requests.iter().find(|request| request.status.is_some());
+    let health = answered.is_some_and(|request| RequestMeaning::of(request).path_class == PathClass::Health);
+    OtherReply {
+        asked: if health { Asked::Health } else { Asked::Api },
+        error: !answered.and_then(|request| request.status).is_some_and(|status| (200..300).contains(&status)),
+    }
+}
+
 fn count_gap(metrics: &Metrics, chunk: &Chunk<'_>) {
     if let Chunk::Gap { length, reason, .. } = chunk {
         metrics.gap(*reason, *length);
     }
 }
-
-#[cfg(test)]
-#[path = "pipeline_tests.rs"]
-mod tests;

@@ -3,6 +3,7 @@
 //! Tests that need root are marked `#[ignore = "needs root"]`, so that a run by anybody else counts them as skipped;
 //! root runs them with `--include-ignored`, as `cargo xtask test` does.
 
+pub mod captures;
 pub mod daemon;
 pub mod foreign;
 pub mod frame;
@@ -10,6 +11,7 @@ pub mod kernel;
 pub mod namespace;
 pub mod random;
 pub mod sender;
+pub mod wire;
 
 /// Stops a test that was asked for by name and that only root can run.
 ///

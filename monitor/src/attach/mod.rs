@@ -86,6 +86,11 @@ impl Attacher {
         &mut self.kernel
     }
 
+    /// Detaches everything, and gives the kernel half back.
+    pub fn into_kernel(self) -> KernelHalf {
+        self.kernel
+    }
+
     /// Names of the interfaces that are attached to, and of those that were last, by index.
     pub fn names(&self) -> Names {
         Arc::clone(&self.names)

@@ -54,11 +54,12 @@ fn word<S: serde::Serializer>(status: &Status, serializer: S) -> Result<S::Ok, S
 /// # Errors
 /// Something does not: `run` would fail.
 pub fn run(_args: &CheckArgs, settings: Settings) -> anyhow::Result<()> {
+    let output = settings.output_of("check", CheckArgs::FORMATS)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let findings = runtime.context("starting the async runtime")?.block_on(look(&settings))?;
     let mut out = io::stdout().lock();
-    match settings.output {
-        Some(Output::Json) => {
+    match output {
+        Output::Json => {
             serde_json::to_writer(&mut out, &findings).map_err(io::Error::from)?;
             writeln!(out)?;
         }

@@ -7,6 +7,7 @@ use monitor_common::{Hook, LossReason, Role, Skip, SourceClass, closed_set};
 
 use crate::attach::{AttachMode, NotAttached};
 use crate::classify::{ExposureKind, Outcome, PathClass, Verb};
+use crate::discover::CandidateOutcome;
 use crate::inspect::{ClientCertificate, Credential, Evidence, FirstRequest, Protocol, TlsHandshake, Unclassified};
 use crate::reassemble::GapReason;
 
@@ -162,6 +163,11 @@ definitions! {
         "HTTP requests in the clear on watched ports, read exactly, by what they do, what their path leads to, which credential they carry by the API server's own rule, and the class of the answer's status code (none: no answer was seen). They count whether or not the server turned out to be the Kubernetes API.";
     ANONYMOUS_REQUESTS = Counter "api_exposure_anonymous_requests_total" [SOURCE, VERB, PATH_CLASS, Label { name: "decision", words: DECISION }, EVIDENCE]
         "Exact, not inferred: requests to the Kubernetes API without a credential. Evidence plaintext was read in the clear, where decision is denied for the status codes 401 and 403 and allowed for any other.";
+
+    DISCOVERED_PORTS = Gauge(present) "api_exposure_discovered_ports" []
+        "Ports named nowhere on which the Kubernetes API was found speaking in the clear and that are watched now, as role discovered. 0 where --discover-plaintext is off.";
+    DISCOVERY_CANDIDATES = Counter(present) "api_exposure_discovery_candidates_total" [Label { name: "outcome", words: words!(CandidateOutcome) }]
+        "Ports named nowhere to which a request for an API server's path was sent in the clear, by what became of them: their reply was the Kubernetes API's, or another server's, or none was seen, or there were too many to look at. All but the first are left alone for a while.";
 
     PACKETS = Counter(present) "api_exposure_packets_total" [ROLE, SOURCE]
         "TCP packets to and from watched ports as the kernel side counted them, by what the port is meant to be and where the client's address belongs. A packet that passes two watched interfaces counts on each.";

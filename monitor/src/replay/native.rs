@@ -1,18 +1,20 @@
 //! The kernel half, run natively: parse, select and track over a capture's frames, with tables of this process in
 //! place of the kernel's maps.
 
+use std::collections::{HashMap, HashSet};
 use std::num::NonZeroUsize;
 
 use lru::LruCache;
 use monitor_common::{
-    Decision, FlowKey, FlowState, Handshake, Hook, KernelEvent, PacketCount, RecordFlags, RecordHeader, Role, Skip,
-    SourceClass, Verdict, limits,
+    Asked, Decision, FlowKey, FlowState, Handshake, Hook, KernelEvent, PacketCount, RecordFlags, RecordHeader, Role,
+    Skip, SourceClass, Verdict, limits,
 };
 use monitor_ebpf::parse::{Segment, parse_ethernet, parse_network};
 use monitor_ebpf::select::select;
 use monitor_ebpf::tables::Tables;
 use monitor_ebpf::track::track;
 
+use crate::discover::Forget;
 use crate::export::KernelCounts;
 use crate::key_hash::KeyHashing;
 use crate::receive::Record;
@@ -33,6 +35,13 @@ pub struct NativeKernel {
 
 struct NativeTables {
     watch: Watch,
+    discovers: bool,
+    /// Ports that were discovered.
+    discovered: HashSet<u16>,
+    /// Until when a port is not discovered, by what is asked of it: [`Asked::index`].
+    quiet: HashMap<u32, u64>,
+    /// Time of the frame at hand.
+    now: u64,
     handshakes: Vec<Handshake>,
     flows: LruCache<FlowKey, FlowState, KeyHashing>,
     begun: u64,
@@ -46,6 +55,10 @@ impl NativeKernel {
         Self {
             tables: NativeTables {
                 watch,
+                discovers: true,
+                discovered: HashSet::new(),
+                quiet: HashMap::new(),
+                now: 0,
                 handshakes: vec![Handshake::default(); limits::HANDSHAKES as usize],
                 flows: LruCache::with_hasher(capacity, KeyHashing::default()),
                 begun: 0,
@@ -76,6 +89,21 @@ impl NativeKernel {
         }
     }
 
+    /// Whether ports that nobody watches are looked at for an API in the clear; they are by default.
+    pub fn discovering(mut self, discovers: bool) -> Self {
+        self.tables.discovers = discovers;
+        self
+    }
+
+    /// Watches a port that was discovered no longer, and leaves it alone for a while.
+    pub fn forget(&mut self, forget: &Forget) {
+        self.tables.discovered.remove(&forget.port);
+        for asked in Asked::ALL {
+            let until = self.tables.quiet.entry(asked.index(forget.port)).or_default();
+            *until = (*until).max(forget.quiet_until[*asked as usize]);
+        }
+    }
+
     /// Takes one frame that was captured at `time` (nanoseconds since 1970) on interface `tap`, and delivers its
     /// records.
     pub fn frame(&mut self, start: Start, time: u64, tap: u32, frame: &[u8], deliver: impl FnMut(Record<'_>)) {
@@ -92,6 +120,7 @@ impl NativeKernel {
         frame: &[u8],
         deliver: impl FnMut(Record<'_>),
     ) -> Result<(), Skip> {
+        self.tables.now = time;
         let segment: Segment = match start {
             Start::Ethernet => parse_ethernet(frame),
             Start::Network { offset, ether_type } => parse_network(frame, offset, ether_type),
@@ -164,7 +193,19 @@ impl NativeKernel {
 
 impl Tables for NativeTables {
     fn role(&self, port: u16) -> Option<Role> {
-        self.watch.role(port)
+        self.watch.role(port).or_else(|| self.discovered.contains(&port).then_some(Role::Discovered))
+    }
+
+    fn discovers(&self) -> bool {
+        self.discovers
+    }
+
+    fn claim(&mut self, port: u16, asked: Asked) -> bool {
+        let quiet = self.quiet.get(&asked.index(port)).is_some_and(|until| self.now < *until);
+        if !quiet {
+            self.discovered.insert(port);
+        }
+        !quiet
     }
 
     fn source(&self, address: &[u8; 16]) -> SourceClass {

@@ -210,6 +210,7 @@ impl Http1 {
                     Part::Over => {
                         self.server.state = ServerState::Head;
                         self.server.refusal = Vec::new();
+                        observation.other_reply |= !observation.kubernetes;
                     }
                     Part::NeedMore => return Outcome::Http1,
                     Part::Malformed => self.lose_server(Unclassified::Malformed, observation),
@@ -363,6 +364,7 @@ impl Http1 {
         }
         self.server.state = ServerState::Body(headers.response_body(status, is_head));
         self.server.looks = !headers.encoded;
+        observation.other_reply |= headers.encoded && !observation.kubernetes;
         self.server.content = BodyReader::default();
         self.server.refusal = Vec::with_capacity(if status == 400 { REFUSAL } else { 0 });
         self.resume_held(observation);
@@ -425,6 +427,7 @@ impl Server {
     fn content(&mut self, content: &[u8], observation: &mut Observation) {
         if self.looks && !observation.kubernetes {
             observation.kubernetes = self.content.read(content);
+            observation.other_reply |= self.content.is_other();
         }
         let room = self.refusal.capacity().min(REFUSAL).saturating_sub(self.refusal.len());
         if room > 0 && !observation.refused_by_tls_server {

@@ -1,9 +1,16 @@
+use std::sync::Arc;
+use std::time::Duration;
+
 use monitor_common::flow::mapped;
+use monitor_common::{RecordFlags, RecordHeader, Role, Side, SourceClass};
 
 use super::*;
+use crate::classify::Classifier;
 use crate::config::Settings;
+use crate::export::metrics::Metrics;
+use crate::receive::Record;
 
-const BUDGET: usize = 4 << 20;
+const SMALL: usize = 4 << 20;
 
 struct Fixture {
     pipeline: Pipeline,
@@ -18,7 +25,7 @@ impl Fixture {
         let metrics = Arc::new(Metrics::new());
         let classifier = Classifier::new(&Settings::default());
         let mut pipeline = Pipeline::new(classifier, Arc::clone(&metrics), Box::new(|_| None), Duration::ZERO);
-        pipeline.budget = BUDGET;
+        pipeline.memory.budget = SMALL;
         Self { pipeline, metrics, time: 1_000, listed: Vec::new() }
     }
 
@@ -55,16 +62,16 @@ impl Fixture {
                 listed.push((connection.source.port, path, observation.unclassified.is_none()));
             }
         });
-        assert!(self.pipeline.memory() <= BUDGET, "{} bytes", self.pipeline.memory());
+        assert!(self.pipeline.memory.used <= SMALL, "{} bytes", self.pipeline.memory.used);
     }
 
     /// What is counted is what the connections say.
     fn check_memory(&self) {
         let live = self.pipeline.flows.iter().filter_map(|(_, flow)| match &flow.state {
-            State::Live(live) => Some(live.memory),
+            State::Live(live) => Some(live.weight.bytes),
             State::Done | State::Forgotten => None,
         });
-        assert_eq!(self.pipeline.memory(), live.sum::<usize>());
+        assert_eq!(self.pipeline.memory.used, live.sum::<usize>());
     }
 
     fn evicted(&self) -> u64 {
@@ -85,7 +92,7 @@ impl Fixture {
         self.record(1, Side::Server, 0, RecordFlags::FIN, b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
         assert_eq!(self.listed.last(), Some(&(1, Some("/api".to_owned()), true)));
         self.pipeline.finish(&mut |_| {});
-        assert_eq!((self.pipeline.memory(), self.pipeline.live()), (0, 0));
+        assert_eq!((self.pipeline.memory.used, self.pipeline.live()), (0, 0));
     }
 }
 
