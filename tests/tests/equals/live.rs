@@ -12,7 +12,8 @@ use monitor::receive;
 use monitor::replay::Capture;
 use monitor::watch::Watch;
 use monitor_common::{
-    FlowKey, FlowState, Handshake, Hook, KernelEvent, LossReason, PacketCount, Role, Side, Skip, SourceClass, Verdict,
+    Asked, FlowKey, FlowState, Handshake, Hook, KernelEvent, LossReason, PacketCount, Role, Side, Skip, SourceClass,
+    Verdict,
 };
 use monitor_ebpf::parse::parse_ethernet;
 use monitor_ebpf::select::{Watched, select};
@@ -289,6 +290,14 @@ struct Ports<'a>(&'a Watch);
 impl Tables for Ports<'_> {
     fn role(&self, port: u16) -> Option<Role> {
         self.0.role(port)
+    }
+
+    fn discovers(&self) -> bool {
+        false
+    }
+
+    fn claim(&mut self, _port: u16, _asked: Asked) -> bool {
+        false
     }
 
     fn source(&self, address: &[u8; 16]) -> SourceClass {
