@@ -1,5 +1,7 @@
 //! The way of a record through user space: the only file that names all stages.
 
+mod memory;
+
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -68,6 +70,7 @@ pub type InterfaceNames = Box<dyn Fn(u32) -> Option<Arc<str>> + Send>;
 pub struct Pipeline {
     flows: LruCache<FlowKey, Flow, KeyHashing>,
     live: usize,
+    memory: memory::Memory,
     classifier: Classifier,
     discovery: Discovery,
     metrics: Arc<Metrics>,
@@ -103,6 +106,7 @@ struct Live {
     told: bool,
     counted: bool,
     requests_reported: usize,
+    weight: memory::Weight,
 }
 
 impl Pipeline {
@@ -117,6 +121,7 @@ impl Pipeline {
         Self {
             flows: LruCache::with_hasher(capacity, KeyHashing::default()),
             live: 0,
+            memory: memory::Memory::default(),
             classifier,
             discovery: Discovery::default(),
             metrics,
@@ -189,8 +194,12 @@ impl Pipeline {
         if wanted == Decision::Enough {
             live.streams.discard();
         }
-        if ended || live.inspector.settled() {
+        let settled = ended || live.inspector.settled();
+        live.weigh(&mut self.memory);
+        if settled {
             self.close(&header.key, State::Done, output);
+        } else if self.memory.is_over() {
+            self.make_room(&header.key, output);
         }
         feedback
     }
@@ -230,6 +239,7 @@ impl Pipeline {
             && key != header.key
         {
             self.live -= 1;
+            self.memory.free(&evicted.weight);
             self.metrics.evicted();
             evicted.close(&mut self.classifier, &mut self.discovery, &self.metrics, output);
         }
@@ -262,6 +272,7 @@ impl Pipeline {
             told: role != Role::Discovered,
             counted: false,
             requests_reported: 0,
+            weight: memory::Weight::default(),
         })
     }
 
@@ -330,6 +341,7 @@ impl Pipeline {
             }
         }
         self.live = 0;
+        self.memory.clear();
         self.metrics.set_flows(0);
         self.tell_discovery(now, output);
     }
@@ -339,6 +351,7 @@ impl Pipeline {
         if let State::Live(mut live) = std::mem::replace(&mut flow.state, after) {
             live.close(&mut self.classifier, &mut self.discovery, &self.metrics, output);
             self.live -= 1;
+            self.memory.free(&live.weight);
             self.metrics.set_flows(self.live);
         }
     }
