@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod bench;
 mod build;
 mod demo;
 mod interrupt;
@@ -27,6 +28,7 @@ struct Arguments {
 enum Command {
     Setup(setup::Arguments),
     Build(build::Arguments),
+    Bench(bench::Arguments),
     Demo(demo::Arguments),
     Test(test::Arguments),
     Tidy(tidy::Arguments),
@@ -38,6 +40,7 @@ fn main() -> ExitCode {
     let outcome = setup::extend_path().and_then(|()| interrupt::install()).and_then(|()| match arguments.command {
         Command::Setup(arguments) => setup::run(&arguments),
         Command::Build(arguments) => build::run(&arguments),
+        Command::Bench(arguments) => bench::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
         Command::Tidy(arguments) => tidy::run(&arguments),
