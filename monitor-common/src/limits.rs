@@ -38,9 +38,9 @@ pub const START_WINDOW: u32 = 1 << 20;
 /// 6.18) is 8 * 65,535 bytes.
 pub const RECORDS_PER_SEGMENT: u32 = 33;
 
-/// Bytes of the probe's ring buffer: a power of two and a multiple of the page size. Holds about 650 hits that come
-/// before user space wakes up; a control plane at rest makes one a second.
-pub const HIT_RING_BYTES: u32 = 256 << 10;
+/// Bytes of the probe's ring buffer: a power of two and a multiple of the page size. Holds about 2,500 hits that come
+/// before user space wakes up: a quarter of a second of a flood of 10,000 a second. At rest there is one a second.
+pub const HIT_RING_BYTES: u32 = 1 << 20;
 
 /// Bytes of a request's method that the probe reads: the longest registered one, UPDATEREDIRECTREF, has 17.
 pub const HIT_METHOD: usize = 16;

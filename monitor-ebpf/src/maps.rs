@@ -6,10 +6,10 @@ use aya_ebpf::{
     maps::{Array, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
 };
 use monitor_common::{
-    FlowKey, FlowState, Handshake, Hook, KernelEvent, LossReason, PacketCount, ProbeLayout, RecordHeader, Skip, Verdict,
-    limits,
+    FlowKey, FlowState, Handshake, Hook, KernelEvent, LossReason, PacketCount, ProbeLayout, RecordHeader, Skip,
+    Verdict, limits,
 };
-use monitor_ebpf::select::Located;
+use monitor_ebpf::tables::Located;
 
 /// Role of each port, plus one; 0 is not watched. User space writes it.
 #[map]

@@ -68,11 +68,7 @@ fn entered(context: &ProbeContext, layout: &ProbeLayout) {
     let record = entry.as_mut_ptr();
     let (first, second) = (register::<{ register::FIRST }>(context), register::<{ register::SECOND }>(context));
     let mut header = header(context, layout, HitKind::Entered);
-    let request = if layout.method_form == 0 {
-        first
-    } else {
-        second
-    };
+    let request = if layout.method_form == 0 { first } else { second };
     if layout.method_form != 0 {
         // The receiver's only field is the map of paths; a map begins with the number of its entries.
         match read_word(first).and_then(|map| if map == 0 { Some(0) } else { read_word(map) }) {

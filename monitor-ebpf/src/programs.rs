@@ -13,8 +13,9 @@ use monitor_common::{
 use monitor_ebpf::{
     bounds::{FURTHEST_HEADER, Frame},
     parse::{Segment, parse_ethernet, parse_network},
-    select::{Located, Watched, select},
-    track::{Tables, track},
+    select::{Watched, select},
+    tables::{Located, Tables},
+    track::track,
 };
 
 use crate::emit::emit;

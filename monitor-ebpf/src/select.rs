@@ -4,7 +4,7 @@ use monitor_common::{FlowKey, PacketKind, Role, Side, Skip};
 
 use crate::bounds::Frame;
 use crate::parse::{Segment, TcpHeader, tcp};
-use crate::track::Tables;
+use crate::tables::{Located, Tables};
 
 /// A segment of a watched connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,18 +19,6 @@ pub struct Watched<'key> {
     pub tcp: TcpHeader,
     /// Bytes of the frame on the wire.
     pub wire_length: usize,
-}
-
-/// A segment between a client and a watched port, before the rest of its headers is read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C)]
-pub struct Located {
-    /// Where it is.
-    pub segment: Segment,
-    /// A [`Side`]: who speaks.
-    pub side: u8,
-    /// A [`Role`]: what the watched port is meant to be.
-    pub role: u8,
 }
 
 /// Takes a segment when one of its ports is watched. Where both are, the lower one is the server's, so that both

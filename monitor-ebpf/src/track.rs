@@ -4,34 +4,13 @@
 //! kept in a table of slots that may be overwritten, and a flow whose slot was overwritten has an unknown start.
 
 use monitor_common::{
-    Decision, FlowKey, FlowState, Handshake, RecordFlags, RecordHeader, Role, Side, SideState, Skip, SourceClass,
-    Verdict, limits,
+    Decision, FlowKey, FlowState, Handshake, RecordFlags, RecordHeader, Side, SideState, Skip, limits,
 };
 
 use crate::bounds::Frame;
 use crate::parse::tcp;
-use crate::select::{Located, Watched};
-
-/// What the kernel half asks of its surroundings.
-pub trait Tables {
-    /// What this port is meant to be, `None` where it is not watched.
-    fn role(&self, port: u16) -> Option<Role>;
-    /// Where this address (IPv4 as IPv4-mapped) belongs, by the longest prefix.
-    fn source(&self, address: &[u8; 16]) -> SourceClass;
-    /// Gives back what it was given. In the kernel it goes through memory of which the verifier knows nothing, so that
-    /// what follows is verified once and not once for each way in which a frame can come here.
-    fn settle(&mut self, located: Located) -> Located {
-        located
-    }
-    /// The slot of the handshake table with this index, under [`limits::HANDSHAKES`].
-    fn handshake(&mut self, index: u32) -> Option<&mut Handshake>;
-    /// The flow with this key.
-    fn flow(&mut self, key: &FlowKey) -> Option<&mut FlowState>;
-    /// Remembers a flow as `fill` makes it, in place of an older one with the same key; false where there is no room.
-    fn begin(&mut self, key: &FlowKey, fill: impl FnOnce(&mut FlowState)) -> bool;
-    /// Takes away what user space has decided about the flow with this key.
-    fn take_verdict(&mut self, key: &FlowKey) -> Option<Verdict>;
-}
+use crate::select::Watched;
+use crate::tables::Tables;
 
 /// Follows the connection by one segment that was seen at `now` (nanoseconds) on `tap` ([`RecordHeader::tap`]). Fills
 /// the header of its first record but for `captured`, and says how many bytes of its payload are to be handed over, at

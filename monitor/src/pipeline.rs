@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use lru::LruCache;
 use monitor_common::{Decision, FlowKey, RecordFlags, RecordHeader, Role, Side, SourceClass, limits};
 
-use crate::classify::{Classifier, Connection, Destination, ExposureKind, Outcome, Source};
+use crate::classify::{Classifier, Connection, Destination, ExposureKind, Outcome, RequestMeaning, Source};
 use crate::export::metrics::Metrics;
 use crate::inspect::{FirstRequest, Inspector, Observation, Protocol};
 use crate::key_hash::KeyHashing;
@@ -292,6 +292,9 @@ impl Live {
             metrics.request(&self.connection, self.requests_reported);
             output(Event::Request(&self.connection, self.requests_reported));
             self.requests_reported += 1;
+        }
+        for request in self.connection.observation.take_overflow() {
+            metrics.unlisted_request(&self.connection, &request, &RequestMeaning::of(&request));
         }
     }
 

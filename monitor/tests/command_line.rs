@@ -1,4 +1,5 @@
 //! The binary as a shell sees it: exit codes, one line on stderr, the environment.
+#![expect(clippy::unwrap_used, reason = "what a test cannot do without fails it")]
 
 use std::process::{Command, Output, Stdio};
 

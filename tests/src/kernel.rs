@@ -5,7 +5,9 @@ use aya::TestRun as _;
 use aya::maps::{Array, HashMap, Map, MapData, MapInfo};
 use aya::programs::{TestRunOptions, TestRunResult};
 use monitor::attach::object::{Counters, KernelHalf, Reading, program};
+use monitor::export::KernelCounts;
 use monitor::receive;
+use monitor::replay::native::NativeKernel;
 use monitor::watch::Watch;
 use monitor_common::{
     FlowKey, FlowState, Handshake, Hook, KernelEvent, LossReason, PacketCount, RecordHeader, Skip, Verdict, limits,
@@ -37,6 +39,14 @@ pub struct Counts {
     pub losses: [u64; LossReason::COUNT],
     /// By event.
     pub events: [u64; KernelEvent::COUNT],
+}
+
+impl From<&NativeKernel> for Counts {
+    fn from(native: &NativeKernel) -> Self {
+        let mut counts = KernelCounts::default();
+        native.add_counts(&mut counts);
+        Self { packets: counts.packets, skips: counts.skips, losses: counts.losses, events: counts.events }
+    }
 }
 
 impl Counts {

@@ -13,6 +13,7 @@ use monitor_common::{
     Decision, FlowKey, Hook, KernelEvent, LossReason, RecordFlags, Side, Skip, Verdict, flow::mapped, limits,
 };
 use monitor_tests::frame::{Tcp, flag, key_ipv4, key_ipv6};
+use monitor_tests::kernel::Counts;
 use monitor_tests::random::Random;
 
 use flag::{ACK, FIN, PSH, RST, SYN};
@@ -472,7 +473,7 @@ fn a_large_segment_is_cut_into_records() {
         let segment = segment(0, ACK | FIN | PSH, length);
         let frame = segment.frame();
         native = flows::both::native();
-        native.frame(monitor::replay::native::Start::Ethernet, 1, 1, &frame, |record| {
+        native.frame(monitor::replay::Start::Ethernet, 1, 1, &frame, |record| {
             records.push(Seen::of(&record.into()));
         });
         assert_eq!(records.len(), length.div_ceil(limits::RECORD_PAYLOAD), "{length}");
@@ -488,7 +489,7 @@ fn a_large_segment_is_cut_into_records() {
         }
         assert_eq!(from, length);
     }
-    assert_eq!(native.events()[KernelEvent::FlowBegun as usize], 1);
+    assert_eq!(Counts::from(&native).event(KernelEvent::FlowBegun), 1);
 }
 
 #[test]

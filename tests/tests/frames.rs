@@ -1,5 +1,6 @@
 //! One table of frames, each with what parse, select and track have to make of it: natively, and in the kernel on
 //! every hook.
+#![expect(clippy::unwrap_used, reason = "what a test cannot do without fails it")]
 
 mod frames {
     pub mod table;
@@ -10,13 +11,14 @@ use std::collections::BTreeSet;
 use frames::table::{Case, Expected, Facts, cases};
 use ipnet::IpNet;
 use monitor::attach::object::program;
-use monitor::replay::native::{NativeKernel, Start};
+use monitor::replay::Start;
+use monitor::replay::native::NativeKernel;
 use monitor::watch::Watch;
 use monitor_common::{
     Hook, KernelEvent, PacketCount, PacketKind, RecordFlags, RecordHeader, Role, Side, Skip, SourceClass, limits,
 };
 use monitor_tests::frame::{self, Tcp, flag};
-use monitor_tests::kernel::{Kernel, Outcome, Record};
+use monitor_tests::kernel::{Counts, Kernel, Outcome, Record};
 use monitor_tests::require_root;
 
 /// XDP_PASS (include/uapi/linux/bpf.h).
@@ -26,11 +28,11 @@ const NEXT: u32 = -1_i32 as u32;
 /// Bytes of an Ethernet header: the least that BPF_PROG_TEST_RUN takes.
 const ETHERNET: usize = 14;
 
+const PORTS: [(u16, Role); 4] =
+    [(6443, Role::Secure), (8001, Role::Insecure), (8080, Role::Insecure), (30_443, Role::NodePort)];
+
 fn watch() -> Watch {
-    Watch {
-        ports: vec![(6443, Role::Secure), (8001, Role::Insecure), (8080, Role::Insecure), (30_443, Role::NodePort)],
-        prefixes: Vec::new(),
-    }
+    Watch::of(PORTS, [])
 }
 
 #[test]
@@ -114,8 +116,7 @@ fn a_packet_in_several_buffers_is_counted_by_xdp() {
 #[ignore = "needs root"]
 fn the_longest_prefix_decides_in_the_kernel() {
     require_root();
-    let mut watch = watch();
-    let prefixes = [
+    let mut prefixes = [
         ("8.0.0.0/8", SourceClass::Private),
         ("8.0.0.0/16", SourceClass::Pod),
         ("8.0.113.0/24", SourceClass::Service),
@@ -127,8 +128,10 @@ fn the_longest_prefix_decides_in_the_kernel() {
         ("2001:db8:86dd:0:8000::/65", SourceClass::Service),
         ("2001:db8:86dd::7/128", SourceClass::Node),
         ("::1/128", SourceClass::Loopback),
-    ];
-    watch.prefixes = prefixes.iter().map(|(prefix, class)| (prefix.parse().unwrap(), *class)).collect();
+    ]
+    .map(|(prefix, class)| (prefix.parse::<IpNet>().unwrap(), class))
+    .to_vec();
+    let watch = Watch::of(PORTS, prefixes.clone());
     let mut kernel = Kernel::new(&watch).unwrap();
     let table = [
         ("8.0.113.7", SourceClass::Trusted),
@@ -151,11 +154,16 @@ fn the_longest_prefix_decides_in_the_kernel() {
     ];
     for (address, class) in table {
         assert_eq!(source_of(&mut kernel, address), class, "{address}");
+        assert_eq!(watch.source(&bytes_of(address)), class, "{address} natively");
     }
     // What is taken away decides no more, what replaces it does, and what stays stays.
-    watch.prefixes.retain(|(prefix, _)| *prefix != "8.0.113.7/32".parse::<IpNet>().unwrap());
-    watch.prefixes[0].1 = SourceClass::Node;
-    kernel.half.watch(&watch).unwrap();
+    prefixes.retain(|(prefix, _)| *prefix != "8.0.113.7/32".parse::<IpNet>().unwrap());
+    prefixes[0].1 = SourceClass::Node;
+    prefixes
+        .extend([("0.0.0.0/0".parse().unwrap(), SourceClass::Trusted), ("::/0".parse().unwrap(), SourceClass::Pod)]);
+    kernel.half.watch(&Watch::of(PORTS, prefixes)).unwrap();
+    assert_eq!(source_of(&mut kernel, "9.0.0.0"), SourceClass::Trusted);
+    assert_eq!(source_of(&mut kernel, "2001:db9::"), SourceClass::Pod);
     assert_eq!(source_of(&mut kernel, "8.0.113.7"), SourceClass::Service);
     assert_eq!(source_of(&mut kernel, "8.1.0.0"), SourceClass::Node);
     assert_eq!(source_of(&mut kernel, "8.0.113.1"), SourceClass::ClusterNode);
@@ -165,15 +173,15 @@ fn the_longest_prefix_decides_in_the_kernel() {
 #[ignore = "needs root"]
 fn sixteen_thousand_prefixes_are_told_apart() {
     require_root();
-    let mut watch = watch();
+    let mut prefixes: Vec<(IpNet, SourceClass)> = Vec::new();
     let class = |index: u32| SourceClass::ALL[1 + index as usize % (SourceClass::COUNT - 1)];
     for index in 0..16_384_u32 {
         let [_, _, high, low] = index.to_be_bytes();
         let ipv4: IpNet = format!("10.{high}.{low}.0/24").parse().unwrap();
         let ipv6: IpNet = format!("2001:db8:{index:x}::/48").parse().unwrap();
-        watch.prefixes.extend([(ipv4, class(index)), (ipv6, class(index + 1))]);
+        prefixes.extend([(ipv4, class(index)), (ipv6, class(index + 1))]);
     }
-    let mut kernel = Kernel::new(&watch).unwrap();
+    let mut kernel = Kernel::new(&Watch::of(PORTS, prefixes)).unwrap();
     for index in (0..16_384_u32).step_by(97).chain([16_383]) {
         let [_, _, high, low] = index.to_be_bytes();
         assert_eq!(source_of(&mut kernel, &format!("10.{high}.{low}.200")), class(index));
@@ -181,12 +189,11 @@ fn sixteen_thousand_prefixes_are_told_apart() {
     }
     assert_eq!(source_of(&mut kernel, "10.64.0.1"), SourceClass::Public, "behind the last prefix");
     // One prefix more than the table holds is an error that names the limit.
-    let ports = watch.ports.clone();
     let many = (0..=limits::PREFIXES).map(|index| {
         let [_, b, c, d] = index.to_be_bytes();
         (format!("11.{b}.{c}.{d}/32").parse().unwrap(), SourceClass::Pod)
     });
-    let error = kernel.half.watch(&Watch { ports, prefixes: many.collect() }).unwrap_err().to_string();
+    let error = kernel.half.watch(&Watch::of(PORTS, many)).unwrap_err().to_string();
     assert!(error.contains("32768 prefixes"), "{error}");
 }
 
@@ -203,7 +210,7 @@ fn ports_are_watched_and_forgotten_again() {
         (vec![], Err(Skip::NotWatched)),
         (vec![(0, Role::Secure), (65_535, Role::Secure), (6443, Role::NodePort)], Ok(Role::NodePort)),
     ] {
-        kernel.half.watch(&Watch { ports: ports.clone(), prefixes: Vec::new() }).unwrap();
+        kernel.half.watch(&Watch::of(ports.clone(), [])).unwrap();
         let counts = kernel.run(program::XDP_LINEAR, &frame, 0).unwrap().counts;
         let packets: Vec<u32> = counts.counted().into_iter().map(|(index, _)| index).collect();
         let skips = counts.skipped(Hook::Xdp);
@@ -239,16 +246,18 @@ fn bytes_of(address: &str) -> [u8; 16] {
     }
 }
 
+/// Why packets were left alone, and what packets counted as.
+type Counted = (Vec<Skip>, Vec<(u32, PacketCount)>);
+
 /// Runs one case natively: its record, and its skips and packets.
-fn run_natively(case: &Case) -> (Option<Record>, (Vec<Skip>, Vec<(u32, PacketCount)>)) {
+fn run_natively(case: &Case) -> (Option<Record>, Counted) {
     let mut native = NativeKernel::new(watch());
     let mut records = Vec::new();
     native.frame(Start::Ethernet, 1, 3, &case.frame, |record| records.push(record.into()));
     assert!(records.len() < 2, "{}: {records:?}", case.name);
-    let skips = native.skips()[Hook::Tc as usize];
-    let skips = Skip::ALL.iter().copied().filter(|skip| skips[*skip as usize] > 0).collect();
-    let packets = native.packets().iter().enumerate().map(|(index, count)| (index as u32, *count));
-    (records.pop(), (skips, packets.filter(|(_, count)| count.packets > 0).collect()))
+    let counts = Counts::from(&native);
+    let skips = counts.skipped(Hook::Tc).into_iter().map(|(skip, _)| skip).collect();
+    (records.pop(), (skips, counts.counted()))
 }
 
 /// Runs a TC program over one case's frame; false where the kernel takes no such frame.

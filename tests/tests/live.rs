@@ -23,7 +23,7 @@ const REQUEST: usize = 3_000_000;
 fn large_segments_come_whole_and_in_parts() {
     require_root();
     let namespace = Namespace::new().unwrap();
-    let prefixes = vec![("127.0.0.0/8".parse().unwrap(), SourceClass::Loopback)];
+    let prefixes = [("127.0.0.0/8".parse().unwrap(), SourceClass::Loopback)];
     let mut kernel = Kernel::new(&Watch::of([(8080, Role::Insecure)], prefixes)).unwrap();
     let body: Vec<u8> =
         b"POST / HTTP/1.1\r\n\r\n".iter().copied().chain((0..).map(|i: u32| (i % 251) as u8)).take(REQUEST).collect();

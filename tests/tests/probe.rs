@@ -1,4 +1,5 @@
 //! The probe in a real, stripped Go server whose authenticator has the names of the API server's.
+#![expect(clippy::unwrap_used, reason = "what a test cannot do without fails it")]
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -158,10 +159,8 @@ fn each_request_without_a_credential_is_one_hit() {
                 }
             }
             let hits = hits(&mut probe, expected.len());
-            let seen: Vec<_> = hits
-                .iter()
-                .map(|hit| (hit.method.as_str(), hit.path.as_deref(), hit.remote, hit.accepted))
-                .collect();
+            let seen: Vec<_> =
+                hits.iter().map(|hit| (hit.method.as_str(), hit.path.as_deref(), hit.remote, hit.accepted)).collect();
             assert_eq!(seen, expected, "{what}, {way:?}");
             assert!(hits.iter().all(|hit| hit.proto_major == 1 && hit.process == server.child.id()));
             assert_eq!((probe.next_hit(), probe.losses().unwrap(), probe.malformed()), (None, [0, 0], 0), "{what}");

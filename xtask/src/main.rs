@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 mod bench;
 mod build;
 mod demo;
+mod docs;
 mod interrupt;
 mod lab;
 mod setup;
@@ -30,6 +31,7 @@ enum Command {
     Build(build::Arguments),
     Bench(bench::Arguments),
     Demo(demo::Arguments),
+    Docs(docs::Arguments),
     Test(test::Arguments),
     Tidy(tidy::Arguments),
     Vm(vm::Arguments),
@@ -42,6 +44,7 @@ fn main() -> ExitCode {
         Command::Build(arguments) => build::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
+        Command::Docs(arguments) => docs::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
         Command::Tidy(arguments) => tidy::run(&arguments),
         Command::Vm(arguments) => vm::run(&arguments),

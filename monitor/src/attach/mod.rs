@@ -3,7 +3,7 @@
 pub mod hooks;
 pub mod interfaces;
 pub mod object;
-mod privileges;
+pub mod privileges;
 
 use std::collections::HashMap;
 use std::sync::{Arc, RwLock};

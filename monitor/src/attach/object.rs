@@ -46,6 +46,8 @@ pub struct KernelHalf {
     prefixes_ipv4: LpmTrie<MapData, [u8; 4], u8>,
     prefixes_ipv6: LpmTrie<MapData, [u8; 16], u8>,
     loaded: Watch,
+    /// XDP programs that this kernel does not take, and why.
+    xdp_refused: Vec<(&'static str, String)>,
 }
 
 /// The counters of the kernel half; read at scrape.
@@ -65,7 +67,7 @@ pub struct Reading {
 }
 
 impl KernelHalf {
-    /// Loads maps and TC programs; XDP programs are loaded when an interface first takes one.
+    /// Loads maps and programs. A kernel that does not take an XDP program is no failure: TC counts then.
     ///
     /// # Errors
     /// The kernel refuses: no privilege, too old, or its verifier does not take a program.
@@ -75,9 +77,20 @@ impl KernelHalf {
         }
         privileges::raise_locked_memory();
         let mut ebpf = EbpfLoader::new().load(OBJECT).map_err(explain_load)?;
+        // The loader makes the probe's maps too; the probe makes its own.
+        for name in crate::probe::MAPS {
+            drop(ebpf.take_map(name));
+        }
         for name in program::TC {
             let classifier: &mut SchedClassifier = typed(&mut ebpf, name)?;
             classifier.load().map_err(|error| explain_program(name, error))?;
+        }
+        let mut xdp_refused = Vec::new();
+        for name in [program::XDP, program::XDP_LINEAR] {
+            let xdp: &mut Xdp = typed(&mut ebpf, name)?;
+            if let Err(error) = xdp.load() {
+                xdp_refused.push((name, format!("{:#}", explain_program(name, error))));
+            }
         }
         let reading = Reading {
             records: RingBuf::try_from(take(&mut ebpf, "RECORDS")?).context("ring buffer RECORDS")?,
@@ -94,6 +107,7 @@ impl KernelHalf {
             prefixes_ipv4: LpmTrie::try_from(take(&mut ebpf, "PREFIXES_IPV4")?).context("map PREFIXES_IPV4")?,
             prefixes_ipv6: LpmTrie::try_from(take(&mut ebpf, "PREFIXES_IPV6")?).context("map PREFIXES_IPV6")?,
             loaded: Watch::default(),
+            xdp_refused,
             ebpf,
         };
         Ok((half, reading, counters))
@@ -157,16 +171,15 @@ impl KernelHalf {
         typed(&mut self.ebpf, name)
     }
 
-    /// An XDP program, loaded if it was not yet.
+    /// A loaded XDP program.
     ///
     /// # Errors
-    /// The kernel refuses it.
+    /// The kernel does not take it.
     pub fn xdp(&mut self, name: &str) -> Result<&mut Xdp> {
-        let xdp: &mut Xdp = typed(&mut self.ebpf, name)?;
-        match xdp.load() {
-            Ok(()) | Err(ProgramError::AlreadyLoaded) => Ok(xdp),
-            Err(error) => Err(explain_program(name, error)),
+        if let Some((_, why)) = self.xdp_refused.iter().find(|(refused, _)| *refused == name) {
+            bail!("{why}");
         }
+        typed(&mut self.ebpf, name)
     }
 
     /// The programs by name, for [`ProgramTimes`].
@@ -177,7 +190,7 @@ impl KernelHalf {
         let names = program::TC.iter().chain(&[program::XDP, program::XDP_LINEAR]);
         let mut programs = Vec::new();
         for name in names {
-            // XDP programs are loaded with the first interface that takes one.
+            // An XDP program that the kernel does not take has none.
             let Some(fd) = self.ebpf.program(name).and_then(|program| program.fd().ok()) else { continue };
             programs.push((*name, fd.try_clone().with_context(|| format!("descriptor of program {name}"))?));
         }

@@ -6,8 +6,7 @@ use aya::util::KernelVersion;
 
 /// Capabilities that loading and attaching need (include/uapi/linux/capability.h), and whether CAP_SYS_ADMIN stands in
 /// for them (bpf_capable and perfmon_capable in include/linux/capability.h).
-const NEEDED: [(&str, u32, bool); 3] =
-    [("CAP_BPF", 39, true), ("CAP_NET_ADMIN", 12, false), ("CAP_PERFMON", 38, true)];
+const NEEDED: [(&str, u32, bool); 3] = [("CAP_BPF", 39, true), ("CAP_NET_ADMIN", 12, false), ("CAP_PERFMON", 38, true)];
 
 const CAP_SYS_ADMIN: u32 = 21;
 
@@ -36,7 +35,7 @@ pub fn missing() -> Vec<&'static str> {
 
 fn missing_of(effective: u64) -> Vec<&'static str> {
     let has = |capability: u32| effective >> capability & 1 != 0;
-    let lacks = |(_, capability, by_admin): &&(&str, u32, bool)| !has(*capability) && !(*by_admin && has(CAP_SYS_ADMIN));
+    let lacks = |(_, capability, by_admin): &&(&str, u32, bool)| !(has(*capability) || *by_admin && has(CAP_SYS_ADMIN));
     NEEDED.iter().filter(lacks).map(|(name, ..)| *name).collect()
 }
 

@@ -14,6 +14,7 @@ use serde::Serialize;
 use super::arguments::CheckArgs;
 use crate::attach::interfaces::{self, Interface, Patterns};
 use crate::attach::object::{KernelHalf, program};
+use crate::attach::privileges;
 use crate::config::{Output, Settings};
 
 /// The oldest kernel that is supported: what the kernel half needs (ring buffer 5.8, CAP_BPF 5.8) and is tested on.
@@ -21,14 +22,6 @@ const OLDEST: KernelVersion = KernelVersion::new(5, 10, 0);
 
 /// From here on TC programs are attached by tcx links, in a defined order and gone with the process.
 const TCX: KernelVersion = KernelVersion::new(6, 6, 0);
-
-/// Capabilities (include/uapi/linux/capability.h, 6.18) and what needs them.
-const CAPABILITIES: [(u32, &str, &str); 3] = [
-    (39, "CAP_BPF", "loading programs and maps"),
-    (12, "CAP_NET_ADMIN", "attaching to interfaces"),
-    (38, "CAP_PERFMON", "packet access in the programs"),
-];
-const CAP_SYS_ADMIN: u32 = 21;
 
 closed_set! {
     /// How a check came out.
@@ -120,18 +113,12 @@ fn kernel() -> Finding {
 }
 
 fn capabilities() -> Finding {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    let Some(effective) = effective.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok()) else {
-        return finding("capabilities", Status::Limited, "/proc/self/status does not tell them");
-    };
-    let has = |bit: u32| effective >> bit & 1 != 0;
-    let needed = CAPABILITIES.iter().filter(|(bit, ..)| !has(*bit) && !(*bit != 12 && has(CAP_SYS_ADMIN)));
-    let missing: Vec<String> = needed.map(|(_, name, what)| format!("{name} ({what})")).collect();
+    let missing = privileges::missing();
     if missing.is_empty() {
         finding("capabilities", Status::Ok, "CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON are there")
     } else {
-        finding("capabilities", Status::Failed, format!("missing: {}; run as root or give them", missing.join(", ")))
+        let found = format!("missing: {}; run as root, or give them", missing.join(", "));
+        finding("capabilities", Status::Failed, found)
     }
 }
 

@@ -15,8 +15,8 @@ use bytes::Bytes;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::attach::Policy;
 use super::arguments::ObserveArgs;
+use crate::attach::Policy;
 use crate::config::{self, Settings};
 use crate::export::{Events, Filter, Health, Metrics};
 use crate::live;

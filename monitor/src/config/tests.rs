@@ -69,6 +69,7 @@ const SAME: &[(&[&str], &str)] = &[
     (&["--unauthenticated-goaway", "off"], "unauthenticated_goaway = 'off'"),
     (&["--listen", "[::]:9464"], "listen = '[::]:9464'"),
     (&["--xdp-generic=true"], "xdp_generic = true"),
+    (&["--tcx=false"], "tcx = false"),
     (&["--output", "json"], "output = 'json'"),
 ];
 

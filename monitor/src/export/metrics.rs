@@ -13,8 +13,8 @@ use super::kernel::{KernelCollector, KernelSource};
 use super::process::ProcessCollector;
 use super::{FirstRequestFacts, first_request};
 use crate::attach::{AttachMode, NotAttached};
-use crate::classify::{Connection, ExposureKind};
-use crate::inspect::{Credential, Evidence, Unclassified};
+use crate::classify::{Connection, ExposureKind, RequestMeaning};
+use crate::inspect::{Credential, Evidence, Request, Unclassified};
 use crate::pipeline::Event;
 use crate::reassemble::{Counts, GapReason};
 
@@ -185,6 +185,11 @@ impl Metrics {
         else {
             return;
         };
+        self.unlisted_request(connection, request, meaning);
+    }
+
+    /// One request in the clear, once, that is not (or no longer) listed in the connection.
+    pub fn unlisted_request(&self, connection: &Connection, request: &Request, meaning: &RequestMeaning) {
         let [role, source] = place(connection);
         let (verb, path_class) = (meaning.verb as usize, meaning.path_class as usize);
         self.plaintext_requests.increment([

@@ -43,7 +43,8 @@ pub struct Inspector {
 
 #[derive(Debug)]
 enum State {
-    Detect(Detect),
+    /// Not decided; boxed once something has to be held, so that the many that are settled are small.
+    Detect(Option<Box<Detect>>),
     Tls(Box<Tls>),
     Http1(Box<Http1>),
     Http2(Box<Http2>),
@@ -71,7 +72,7 @@ impl Inspector {
     /// For a new connection. Where its start was not seen (`start_known` false), the first bytes that come may be from the
     /// middle of anything.
     pub fn new(start_known: bool) -> Self {
-        Self { start_known, state: State::Detect(Detect::default()) }
+        Self { start_known, state: State::Detect(None) }
     }
 
     /// Takes the next chunk, fills the observation, and says what is wanted next.
@@ -103,7 +104,8 @@ impl Inspector {
     pub fn finish(&mut self, observation: &mut Observation) {
         match &mut self.state {
             State::Settled => {}
-            State::Detect(detect) => {
+            State::Detect(None) => {}
+            State::Detect(Some(detect)) => {
                 if detect.client.is_empty() {
                     if !detect.server.is_empty() || detect.server_lost {
                         observation.protocol = Protocol::Other;
@@ -139,18 +141,24 @@ impl Inspector {
     }
 
     fn detect(&mut self, chunk: &Chunk<'_>, observation: &mut Observation) {
-        let State::Detect(detect) = &mut self.state else { return };
-        match *chunk {
-            Chunk::Bytes { side: Side::Client, bytes, acknowledged, .. } => {
-                if detect.client.is_empty() {
-                    detect.acknowledged = acknowledged;
-                    self.client_begins(bytes, acknowledged, observation);
-                } else {
-                    let (mut begun, acknowledged) = (std::mem::take(&mut detect.client), detect.acknowledged);
+        let State::Detect(held) = &mut self.state else { return };
+        if let Chunk::Bytes { side: Side::Client, bytes, acknowledged, .. } = *chunk {
+            return match held {
+                Some(detect) if !detect.client.is_empty() => {
+                    let (mut begun, first) = (std::mem::take(&mut detect.client), detect.acknowledged);
+                    // In the middle of a stream what was held may be the end of something else.
+                    if !self.start_known && matches!(detect::client(bytes), Verdict::Found(_)) {
+                        return self.client_begins(bytes, acknowledged, observation);
+                    }
                     begun.extend_from_slice(bytes);
-                    self.client_begins(&begun, acknowledged, observation);
+                    self.client_begins(&begun, first, observation);
                 }
-            }
+                _ => self.client_begins(bytes, acknowledged, observation),
+            };
+        }
+        let detect = held.get_or_insert_default();
+        match *chunk {
+            Chunk::Bytes { side: Side::Client, .. } => {}
             Chunk::Bytes { side: Side::Server, bytes, .. } => {
                 if !self.start_known {
                     if detect::tls_records(bytes) {
@@ -189,8 +197,10 @@ impl Inspector {
         match detect::client(bytes) {
             Verdict::Found(spoken) => self.begin(spoken, bytes, acknowledged, observation),
             Verdict::NeedMore => {
-                if let State::Detect(detect) = &mut self.state {
+                if let State::Detect(held) = &mut self.state {
+                    let detect = held.get_or_insert_default();
                     detect.client.extend_from_slice(bytes);
+                    detect.acknowledged = acknowledged;
                 }
             }
             Verdict::NotThis
@@ -213,7 +223,7 @@ impl Inspector {
 
     fn begin(&mut self, spoken: Spoken, bytes: &[u8], acknowledged: Option<u64>, observation: &mut Observation) {
         let held = match &mut self.state {
-            State::Detect(detect) => std::mem::take(detect),
+            State::Detect(held) => held.take(),
             _ => return,
         };
         self.state = match spoken {
@@ -228,6 +238,7 @@ impl Inspector {
             Spoken::Http2 => Protocol::Http2,
         };
         self.chunk(&Chunk::Bytes { side: Side::Client, offset: 0, bytes, acknowledged }, observation);
+        let Some(held) = held else { return };
         if !held.server.is_empty() {
             let server = Chunk::Bytes { side: Side::Server, offset: 0, bytes: &held.server, acknowledged: None };
             self.chunk(&server, observation);

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::testing::Said::{self, Bytes, End, Gap};
 use super::testing::play;
-use super::{Inspector, Observation, Protocol, TlsHandshake, Unclassified};
+use super::{Inspector, Observation, Protocol, TlsHandshake, TlsObservation, Unclassified};
 use crate::reassemble::Chunk;
 
 #[test]
@@ -45,6 +45,20 @@ fn the_middle_of_tls_is_tls_and_nothing_more() {
     }
     let (observation, _) = play(false, &[Bytes(Client, vec![0x17; 40])]);
     assert_eq!((observation.protocol, observation.unclassified), (Protocol::Other, Some(Unclassified::NoStart)));
+}
+
+#[test]
+fn what_is_held_of_the_middle_is_no_part_of_a_request() {
+    let (observation, _) =
+        play(false, &[Bytes(Client, b"abc".to_vec()), Bytes(Client, b"GET /a HTTP/1.1\r\n\r\n".to_vec())]);
+    assert_eq!(observation.requests.first().map(|request| &*request.method), Some("GET"));
+}
+
+#[test]
+fn many_that_are_settled_are_small() {
+    assert!(size_of::<Inspector>() <= 24, "{}", size_of::<Inspector>());
+    let of_a_connection = size_of::<Observation>() + size_of::<TlsObservation>();
+    assert!(of_a_connection <= 400, "{of_a_connection}");
 }
 
 #[test]

@@ -181,7 +181,10 @@ fn every_match_is_probed_and_closures_take_the_request_first() {
         ("k8s.io/kubernetes/pkg/kubeapiserver/authenticator.Config.New.NewAuthenticator.func2", ANONYMOUS),
         ("k8s.io/kubernetes/pkg/kubeapiserver/authenticator.Config.New.NewAuthenticator.func12", ANONYMOUS),
         ("k8s.io/kubernetes/pkg/kubeapiserver/authenticator.Config.New.NewAuthenticator.func2.1", ANONYMOUS),
-        ("k8s.io/kubernetes/vendor/k8s.io/apiserver/pkg/authentication/request/anonymous.NewAuthenticator.func1", ANONYMOUS),
+        (
+            "k8s.io/kubernetes/vendor/k8s.io/apiserver/pkg/authentication/request/anonymous.NewAuthenticator.func1",
+            ANONYMOUS,
+        ),
         ("k8s.io/apiserver/pkg/authentication/request/x509.NewAuthenticator.func1", "x509.go"),
     ];
     let old = Binary { magic: 0xffff_fff0, text_in_header: true, version: "go1.19.8", functions, ..Binary::default() };
@@ -215,7 +218,11 @@ fn what_cannot_be_probed_is_named() {
         ("no information", without(".go.buildinfo"), "no section .go.buildinfo"),
         ("Go 1.16", Binary { magic: 0xffff_fffa, ..Binary::default() }.bytes(), "0xfffffffa"),
         ("Go to come", Binary { version: "go1.99", ..Binary::default() }.bytes(), "made with go1.99"),
-        ("a kubelet", Binary { functions: vec![("main.main", "main.go")], ..Binary::default() }.bytes(), "no anonymous"),
+        (
+            "a kubelet",
+            Binary { functions: vec![("main.main", "main.go")], ..Binary::default() }.bytes(),
+            "no anonymous",
+        ),
         ("no functions", Binary { functions: vec![], ..Binary::default() }.bytes(), "damaged: the number of functions"),
     ];
     for (what, bytes, expected) in table {

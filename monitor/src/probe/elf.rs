@@ -171,6 +171,16 @@ impl<'r, R: Read + Seek> Window<'r, R> {
         Self { reader, region, start: 0, bytes: Vec::new(), moves }
     }
 
+    /// As [`Window::new`], to be moved as often as another that went through the same region before may still be.
+    pub fn following(reader: &'r mut R, region: Region, moves: u64) -> Self {
+        Self { moves, ..Self::new(reader, region) }
+    }
+
+    /// How often the window may still be moved.
+    pub fn moves(&self) -> u64 {
+        self.moves
+    }
+
     /// Bytes of the region.
     pub fn size(&self) -> u64 {
         self.region.size

@@ -17,6 +17,9 @@ const HEADER: usize = 8 + 8 * 8;
 /// Offset of `text` in runtime.moduledata: word 22. Go 1.26 and later keep it in a section of its own.
 const MODULE_TEXT: u64 = 22 * 8;
 
+/// Bytes of a table that is looked through; a large API server's has 25 MB.
+const LARGEST: u64 = 256 << 20;
+
 /// Names that may be wanted at once; the rule of the probe gives one to three.
 const NAMES: usize = 64;
 
@@ -54,6 +57,9 @@ impl LineTable {
     /// There is none, it is of an unknown kind, or damaged.
     pub fn read<R: Read + Seek>(reader: &mut R, elf: &Elf) -> Result<Self, BinaryError> {
         let region = elf.section_ending(".gopclntab").ok_or(BinaryError::NotGo(".gopclntab"))?;
+        if region.size > LARGEST {
+            return Err(BinaryError::Damaged("its line table is larger than any"));
+        }
         let mut window = Window::new(reader, region);
         let header = window.bytes(0, HEADER).map_err(|error| match error {
             BinaryError::Damaged(_) => BinaryError::Damaged("its line table is shorter than a header"),
@@ -166,6 +172,7 @@ impl LineTable {
         let mut found = Vec::new();
         // Addresses first, in a piece small enough to keep: then the functions themselves are gone through once.
         let mut addresses = Window::new(reader, self.entries);
+        let mut moves = Window::new(&mut *addresses.reader(), self.entries).moves();
         let mut index = 0;
         while index < self.functions {
             let count = (self.functions - index).min(8_192);
@@ -174,7 +181,7 @@ impl LineTable {
             let word = |at: usize| -> Option<u32> {
                 bytes.get(at..)?.first_chunk().map(|bytes: &[u8; 4]| u32::from_le_bytes(*bytes))
             };
-            let mut functions = Window::new(&mut *addresses.reader(), self.entries);
+            let mut functions = Window::following(&mut *addresses.reader(), self.entries, moves);
             for entry in 0..count as usize {
                 let (Some(start), Some(offset), Some(end)) =
                     (word(entry * 8), word(entry * 8 + 4), word(entry * 8 + 8))
@@ -192,6 +199,7 @@ impl LineTable {
                 let (file, unit) = (functions.u32(offset + 20)?, functions.u32(offset + 32)?);
                 found.push(Entry { start, end, name, file, unit });
             }
+            moves = functions.moves();
             index += count;
         }
         Ok(found)

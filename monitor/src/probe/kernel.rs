@@ -21,6 +21,8 @@ const ANSWER: &str = "api_exposure_probe_answer";
 const LAYOUT: &str = "PROBE_LAYOUT";
 const HITS: &str = "HITS";
 const LOSSES: &str = "HIT_LOSSES";
+/// All of them.
+pub const MAPS: [&str; 3] = [LAYOUT, HITS, LOSSES];
 
 /// What all attachments share.
 pub struct Kernel {
@@ -108,7 +110,8 @@ impl Kernel {
         let mut layout_array = Array::try_from(Map::Array(layout_map)).context("map PROBE_LAYOUT")?;
         layout_array.set(0, layout, 0).context("writing the probe's layout")?;
         let load = |name: &str| {
-            let program = object.programs.get(name).ok_or_else(|| anyhow!("the kernel object has no program {name}"))?;
+            let program =
+                object.programs.get(name).ok_or_else(|| anyhow!("the kernel object has no program {name}"))?;
             let function = object.functions.get(&program.function_key());
             let function = function.ok_or_else(|| anyhow!("the kernel object has no code of {name}"))?;
             system::load_program(name, &function.instructions, &object.license, multi)

@@ -127,7 +127,8 @@ mod tests {
 
     #[test]
     fn versions_have_the_layout_of_their_release() {
-        for known in ["go1.18", "go1.19.13", "go1.20.10b7", "go1.26.8 X:boringcrypto", "devel go1.27-a1b2c3 linux/amd64"]
+        for known in
+            ["go1.18", "go1.19.13", "go1.20.10b7", "go1.26.8 X:boringcrypto", "devel go1.27-a1b2c3 linux/amd64"]
         {
             assert_eq!(layout(known).expect(known).remote, 176, "{known}");
         }

@@ -29,6 +29,7 @@ use elf::{BinaryError, Machine};
 pub use hit::Hit;
 use hit::{Answers, Message};
 use kernel::Kernel;
+pub(crate) use kernel::MAPS;
 use process::{Component, Identity, Server};
 
 /// Nanoseconds that a binary which nobody runs any more stays attached: a server that is started again is then seen
@@ -202,10 +203,13 @@ impl Probe {
         let mut file = File::open(&server.path).map_err(|error| process::unreadable(&error))?;
         let authenticator = Authenticator::find(&mut file).map_err(|error| format!("its binary {error}"))?;
         if Some(authenticator.machine) != this_machine() {
-            return Err(format!("its binary {}", BinaryError::Machine(match authenticator.machine {
-                Machine::X86_64 => object::elf::EM_X86_64,
-                Machine::Arm64 => object::elf::EM_AARCH64,
-            })));
+            return Err(format!(
+                "its binary {}",
+                BinaryError::Machine(match authenticator.machine {
+                    Machine::X86_64 => object::elf::EM_X86_64,
+                    Machine::Arm64 => object::elf::EM_AARCH64,
+                })
+            ));
         }
         let number = self.attachments.wrapping_add(1);
         let attached = Attached::new(&self.kernel, &file, &authenticator, number, self.settings.way);
@@ -265,10 +269,11 @@ impl Probe {
     /// with, from when that stands; before, from the one that saw it first.
     fn is_its_own(&mut self, number: u32, process: u32, time: u64) -> bool {
         let known = |probe: &Self| probe.binaries.values().any(|binary| binary.runs(process));
-        if !known(self) && monotonic().saturating_sub(self.looked) >= LOOK {
-            if let Err(error) = self.reconcile() {
-                tracing::debug!("cannot look for API servers: {error:#}");
-            }
+        if !known(self)
+            && monotonic().saturating_sub(self.looked) >= LOOK
+            && let Err(error) = self.reconcile()
+        {
+            tracing::debug!("cannot look for API servers: {error:#}");
         }
         let owner = self.binaries.values().find(|binary| binary.runs(process));
         match owner.and_then(|binary| binary.outcome.as_ref().ok()) {
@@ -305,10 +310,7 @@ impl Probe {
 
     /// What a change is told by.
     fn outline(&self) -> Vec<(Vec<u32>, Option<u32>, Option<String>)> {
-        self.status()
-            .into_iter()
-            .map(|status| (status.processes, status.attachment, status.outcome.err()))
-            .collect()
+        self.status().into_iter().map(|status| (status.processes, status.attachment, status.outcome.err())).collect()
     }
 
     /// Hits lost, or not wholly read, by reason; since the start.

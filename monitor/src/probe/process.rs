@@ -112,7 +112,8 @@ fn look_at(folder: &Path, process: u32) -> Option<Server> {
         identity: fs::metadata(&path).map(|metadata| Identity::from(&metadata)).map_err(|error| unreadable(&error)),
         path,
         authentication_configuration: arguments.iter().any(|argument| {
-            argument.trim_start_matches('-').split('=').next() == Some("authentication-config") && argument.starts_with('-')
+            argument.trim_start_matches('-').split('=').next() == Some("authentication-config")
+                && argument.starts_with('-')
         }),
     })
 }
@@ -158,13 +159,21 @@ mod tests {
     #[test]
     fn api_servers_are_told_by_executable_and_arguments() {
         let table: [(Option<&str>, &[u8], Option<Component>); 14] = [
-            (Some("/usr/local/bin/kube-apiserver"), b"kube-apiserver\0--secure-port=6443\0", Some(Component::ApiServer)),
+            (
+                Some("/usr/local/bin/kube-apiserver"),
+                b"kube-apiserver\0--secure-port=6443\0",
+                Some(Component::ApiServer),
+            ),
             (Some("/go-runner"), b"/usr/local/bin/kube-apiserver\0", Some(Component::ApiServer)),
             (None, b"kube-apiserver\0", Some(Component::ApiServer)),
             (Some("/hyperkube"), b"/hyperkube\0kube-apiserver\0--v=2\0", Some(Component::ApiServer)),
             (Some("/hyperkube"), b"/hyperkube\0kubelet\0", None),
             (Some("/var/lib/rancher/k3s/data/0a/bin/k3s"), b"/usr/local/bin/k3s\0server\0", Some(Component::Embedded)),
-            (Some("/var/lib/rancher/k3s/data/0a/bin/k3s"), b"/usr/local/bin/k3s server\0\0\0", Some(Component::Embedded)),
+            (
+                Some("/var/lib/rancher/k3s/data/0a/bin/k3s"),
+                b"/usr/local/bin/k3s server\0\0\0",
+                Some(Component::Embedded),
+            ),
             (Some("/var/lib/rancher/k3s/data/0a/bin/k3s"), b"/usr/local/bin/k3s\0agent\0", None),
             (Some("/usr/local/bin/rke2"), b"/usr/local/bin/rke2\0server\0", Some(Component::Embedded)),
             (Some("/snap/microk8s/1/kubelite"), b"/snap/microk8s/1/kubelite\0--x\0", Some(Component::Embedded)),

@@ -189,7 +189,9 @@ pub fn explain(what: &str, error: impl std::error::Error + Send + Sync + 'static
 /// bpf(2).
 fn bpf<T>(command: libc::c_long, attributes: &T) -> io::Result<OwnedFd> {
     // SAFETY: the attributes have the size that is given; what they point to outlives the call, as callers see to.
-    owned(unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attributes).cast::<c_void>(), size_of::<T>()) })
+    owned(unsafe {
+        libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attributes).cast::<c_void>(), size_of::<T>())
+    })
 }
 
 fn owned(descriptor: libc::c_long) -> io::Result<OwnedFd> {

@@ -44,26 +44,26 @@ pub fn replay(
     let mut feedback = Vec::new();
     let mut last_interface = None;
     let outcome = loop {
-        let interface = match capture.next_frame() {
+        match capture.next_frame() {
             Ok(Some(frame)) => {
+                if last_interface != Some(frame.interface) {
+                    last_interface = Some(frame.interface);
+                    if let Some(name) = frame.interface_name {
+                        let mut names = names.write().unwrap_or_else(PoisonError::into_inner);
+                        names.insert(frame.interface, Arc::clone(name));
+                    }
+                }
                 let tap = frame.interface | if frame.outgoing { RecordHeader::EGRESS } else { 0 };
                 pipeline.sweep(frame.time, &mut sink);
                 kernel.frame(frame.start, frame.time, tap, frame.bytes, |record| {
                     feedback.extend(pipeline.record(&record, &mut sink));
                 });
-                frame.interface
             }
             Ok(None) => break Ok(()),
             Err(error) => break Err(error),
-        };
+        }
         for decided in feedback.drain(..) {
             kernel.decide(&decided.key, decided.born, decided.decision);
-        }
-        if last_interface != Some(interface) {
-            last_interface = Some(interface);
-            if let Some(name) = capture.interface_name(interface) {
-                names.write().unwrap_or_else(PoisonError::into_inner).insert(interface, Arc::clone(name));
-            }
         }
         progress.at(capture.position());
     };

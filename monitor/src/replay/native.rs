@@ -10,7 +10,8 @@ use monitor_common::{
 };
 use monitor_ebpf::parse::{Segment, parse_ethernet, parse_network};
 use monitor_ebpf::select::select;
-use monitor_ebpf::track::{Tables, track};
+use monitor_ebpf::tables::Tables;
+use monitor_ebpf::track::track;
 
 use crate::export::KernelCounts;
 use crate::key_hash::KeyHashing;

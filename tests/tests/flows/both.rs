@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use monitor::attach::object::program;
-use monitor::replay::native::{NativeKernel, Start};
+use monitor::replay::Start;
+use monitor::replay::native::NativeKernel;
 use monitor::watch::Watch;
-use monitor_common::{Decision, Hook, KernelEvent, RecordFlags, RecordHeader, Role, Side, Skip, SourceClass, Verdict};
+use monitor_common::{Decision, Hook, KernelEvent, RecordFlags, RecordHeader, Role, Side, Skip, Verdict};
 use monitor_tests::frame::{Tcp, key_ipv4};
-use monitor_tests::kernel::{Kernel, Record};
+use monitor_tests::kernel::{Counts, Kernel, Record};
 use monitor_tests::namespace::Namespace;
 use monitor_tests::require_root;
 
@@ -112,7 +113,7 @@ impl Both {
         let outcome = self.namespace.run(|| kernel.run(name, &frame, interface)).expect("the program runs");
 
         self.time += 1000;
-        let before = (self.native.skips(), self.native.events());
+        let before = Counts::from(&self.native);
         let mut natively: Vec<Record> = Vec::new();
         let egress = if tap == Tap::Egress { RecordHeader::EGRESS } else { 0 };
         self.native.frame(Start::Ethernet, self.time, interface | egress, &frame, |record| {
@@ -125,17 +126,9 @@ impl Both {
             let expected = RecordHeader { time: 0, born, ..native.header };
             assert_eq!((header, &kernel.bytes), (expected, &native.bytes), "{segment:?}");
         }
-        let events = self.native.events();
-        for event in KernelEvent::ALL {
-            let native = events[*event as usize] - before.1[*event as usize];
-            assert_eq!(outcome.counts.event(*event), native, "{event:?} of {segment:?}");
-        }
+        let counts = Counts::from(&self.native).since(&before);
+        assert_eq!((outcome.counts.events, outcome.counts.skips), (counts.events, counts.skips), "{segment:?}");
         let skips = outcome.counts.skipped(Hook::Tc);
-        for skip in Skip::ALL {
-            let native =
-                self.native.skips()[Hook::Tc as usize][*skip as usize] - before.0[Hook::Tc as usize][*skip as usize];
-            assert_eq!(outcome.counts.skips[Hook::Tc as usize][*skip as usize], native, "{skip:?} of {segment:?}");
-        }
         Run { records: outcome.records.iter().map(Seen::of).collect(), skips }
     }
 
@@ -148,7 +141,7 @@ impl Both {
 
     /// Flows that began.
     pub fn begun(&self) -> u64 {
-        self.native.events()[KernelEvent::FlowBegun as usize]
+        Counts::from(&self.native).event(KernelEvent::FlowBegun)
     }
 }
 
@@ -193,8 +186,5 @@ pub fn native() -> NativeKernel {
 }
 
 fn watch() -> Watch {
-    Watch {
-        ports: vec![(6443, Role::Secure), (8080, Role::Insecure)],
-        prefixes: vec![("192.0.2.0/24".parse().expect("a prefix"), SourceClass::Pod)],
-    }
+    Watch::of([(6443, Role::Secure), (8080, Role::Insecure)], [])
 }

@@ -338,8 +338,9 @@ fn kinds(cases: &mut Vec<Case>) {
     type Tracked = Result<(u16, &'static [u8]), Skip>;
     const NOTHING: &[u8] = b"";
     let (client, server) = (Side::Client, Side::Server);
+    type Row = (&'static str, Side, u8, &'static [u8], PacketKind, Tracked);
     #[rustfmt::skip]
-    let table: [(&str, Side, u8, &[u8], PacketKind, Tracked); 22] = [
+    let table: [Row; 22] = [
         ("SYN", client, SYN, NOTHING, PacketKind::Syn, Err(Skip::NoPayload)),
         ("SYN with data (Fast Open)", client, SYN, REQUEST, PacketKind::Syn, Err(Skip::SynPayload)),
         ("SYN/ACK", server, SYN | ACK, NOTHING, PacketKind::SynAck, Err(Skip::NoPayload)),

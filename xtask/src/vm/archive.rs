@@ -103,8 +103,12 @@ mod tests {
     /// Where busybox is there, it reads the archive as well.
     #[test]
     fn another_reader_lists_the_same() {
-        let Ok(mut child) =
-            Command::new("busybox").args(["cpio", "-t"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()
+        let Ok(mut child) = Command::new("busybox")
+            .args(["cpio", "-t"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
         else {
             return;
         };

@@ -135,10 +135,14 @@ mod tests {
     fn a_report_becomes_a_column_and_the_budget_is_kept() {
         let column = Column::read("6.1", REPORT, Duration::from_secs(3)).unwrap();
         assert_eq!(column.failures(), 2);
-        let cells: Vec<_> = ["loads", "verifier: a", "verifier: b", "tcx", "lo", "x"].map(|row| column.cell(row)).into();
+        let cells: Vec<_> =
+            ["loads", "verifier: a", "verifier: b", "tcx", "lo", "x"].map(|row| column.cell(row)).into();
         assert_eq!(cells, ["yes", "500000", "FAILED", "- (from 6.6)", "FAILED", "?"]);
         let text = Table(&[column]).to_string();
-        assert!(text.contains("FAILED on 6.1: verifier: b: 500001 instructions, more than the budget of 500000"), "{text}");
+        assert!(
+            text.contains("FAILED on 6.1: verifier: b: 500001 instructions, more than the budget of 500000"),
+            "{text}"
+        );
         assert!(text.contains("FAILED on 6.1: lo: no\tword"), "{text}");
     }
 

@@ -31,9 +31,10 @@ const PACKET_BYTES: u32 = 1 << 20;
 pub struct Frame<'a> {
     /// Nanoseconds since 1970. A pcapng packet without a time (Simple Packet Block) has that of the packet before.
     pub time: u64,
-    /// Which interface: the same number for the same interface. [`Capture::interface_name`] may know its name. 0 where
-    /// the capture does not tell interfaces apart.
+    /// Which interface: the same number for the same interface. 0 where the capture does not tell interfaces apart.
     pub interface: u32,
+    /// The name that the capture gives to this interface.
+    pub interface_name: Option<&'a Arc<str>>,
     /// It was on its way out of that interface; false where the capture does not say.
     pub outgoing: bool,
     /// Bytes that the packet had on the wire, of which `bytes` are at most as many.
@@ -57,6 +58,15 @@ pub struct Capture {
 enum Format {
     Pcap(Pcap),
     Pcapng(Box<Pcapng>),
+}
+
+impl Format {
+    fn interface_name(&self, interface: u32) -> Option<&Arc<str>> {
+        match self {
+            Self::Pcap(_) => None,
+            Self::Pcapng(pcapng) => pcapng.interface_name(interface),
+        }
+    }
 }
 
 /// A packet as a format's reader found it: `bytes` are at the window's front.
@@ -119,6 +129,7 @@ impl Capture {
                 Ok(Some(Frame {
                     time: packet.time,
                     interface: packet.interface,
+                    interface_name: self.format.interface_name(packet.interface),
                     outgoing,
                     original_length: packet.original_length.max(bytes.len() as u32),
                     start,
@@ -133,14 +144,6 @@ impl Capture {
                 self.finished = true;
                 Err(fault.of(&self.name, self.window.position()))
             }
-        }
-    }
-
-    /// The name that the capture gives to an interface.
-    pub fn interface_name(&self, interface: u32) -> Option<&Arc<str>> {
-        match &self.format {
-            Format::Pcap(_) => None,
-            Format::Pcapng(pcapng) => pcapng.interface_name(interface),
         }
     }
 

@@ -298,9 +298,12 @@ fn pcapng_with_sections_interfaces_and_blocks_of_every_kind() {
 #[test]
 fn pcapng_interfaces_have_names() {
     let mut capture = Capture::from_reader("x", Box::new(io::Cursor::new(pcapng(Little))), None).unwrap();
-    while capture.next_frame().unwrap().is_some() {}
-    let names: Vec<_> = (0..6).map(|number| capture.interface_name(number).map(|name| &**name)).collect();
-    assert_eq!(names, [None, Some("eth0"), Some("tun0"), None, None, None]);
+    let mut names = vec![];
+    while let Some(frame) = capture.next_frame().unwrap() {
+        names.push(frame.interface_name.map(|name| name.to_string()));
+    }
+    let names: Vec<_> = names.iter().map(Option::as_deref).collect();
+    assert_eq!(names, [Some("eth0"), Some("tun0"), Some("eth0"), Some("eth0"), None, Some("eth0"), None]);
 }
 
 #[test]

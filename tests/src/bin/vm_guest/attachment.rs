@@ -31,12 +31,8 @@ struct Way {
 pub fn rows(report: &mut Report, client: &Namespace) -> Result<()> {
     let has_tcx = KernelVersion::current()? >= TCX;
     let newest = if has_tcx { AttachMode::Tcx } else { AttachMode::Clsact };
-    let veth = |tcx, tc| Way {
-        interface: OURS,
-        policy: Policy { xdp_generic: false, tcx },
-        xdp: AttachMode::Native,
-        tc,
-    };
+    let veth =
+        |tcx, tc| Way { interface: OURS, policy: Policy { xdp_generic: false, tcx }, xdp: AttachMode::Native, tc };
     report.row("veth: native XDP, tcx", || {
         // Where there is no tcx, it is asked for all the same: clsact has to come of it.
         let outcome = attach(&veth(true, newest), &SERVER, Some(client))?;
@@ -44,12 +40,8 @@ pub fn rows(report: &mut Report, client: &Namespace) -> Result<()> {
     })?;
     report.row("veth: native XDP, clsact", || attach(&veth(false, AttachMode::Clsact), &SERVER, Some(client)))?;
     report.row("veth: generic XDP", || generic(client))?;
-    let loopback = Way {
-        interface: "lo",
-        policy: Policy { xdp_generic: true, tcx: true },
-        xdp: AttachMode::Generic,
-        tc: newest,
-    };
+    let loopback =
+        Way { interface: "lo", policy: Policy { xdp_generic: true, tcx: true }, xdp: AttachMode::Generic, tc: newest };
     report.row("lo: generic XDP, newest TC", || attach(&loopback, &[IpAddr::V4(Ipv4Addr::LOCALHOST)], None))
 }
 
@@ -57,8 +49,7 @@ pub fn rows(report: &mut Report, client: &Namespace) -> Result<()> {
 fn attach(way: &Way, servers: &[IpAddr], client: Option<&Namespace>) -> Result<Outcome> {
     let programs = program_count()?;
     let (kernel, mut reading, counters) = KernelHalf::load()?;
-    let mut attacher =
-        Attacher::new(kernel, Patterns(vec![way.interface.to_owned()]), way.policy);
+    let mut attacher = Attacher::new(kernel, Patterns(vec![way.interface.to_owned()]), way.policy);
     attacher.kernel().watch(&watch()?)?;
     let there = with_netlink(async |handle| interfaces::list(&handle).await)?;
     match attacher.reconcile(&there).as_slice() {

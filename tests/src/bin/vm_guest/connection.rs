@@ -51,7 +51,8 @@ pub struct Said {
 
 /// A request from `client` (or from here) to a server here, answered and closed.
 pub fn talk(server: IpAddr, client: Option<&Namespace>) -> Result<Said> {
-    let mut request = format!("POST /api/v1/namespaces HTTP/1.1\r\nHost: api\r\nContent-Length: {BODY}\r\n\r\n").into_bytes();
+    let mut request =
+        format!("POST /api/v1/namespaces HTTP/1.1\r\nHost: api\r\nContent-Length: {BODY}\r\n\r\n").into_bytes();
     request.extend((0..BODY).map(|number| (number % 251) as u8));
     let mut reply = b"HTTP/1.1 201 Created\r\nContent-Length: 3000\r\n\r\n".to_vec();
     reply.extend((0..3000).map(|number| (number % 241) as u8));

@@ -123,7 +123,8 @@ const VLAN: u16 = 0x8100;
 
 fn frames() -> Vec<(&'static str, Vec<u8>, Expected)> {
     use Expected::{Counted, Handed, Left};
-    let over4 = |client_port, flags, payload: &[u8]| ethernet(IPV4, &ipv4(6, 0, &tcp(client_port, PORT, flags, payload)));
+    let over4 =
+        |client_port, flags, payload: &[u8]| ethernet(IPV4, &ipv4(6, 0, &tcp(client_port, PORT, flags, payload)));
     let over6 = |kinds: &[u8], client_port, flags, payload: &[u8]| {
         ethernet(IPV6, &ipv6(kinds, 6, &tcp(client_port, PORT, flags, payload)))
     };

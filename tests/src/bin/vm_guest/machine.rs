@@ -36,10 +36,8 @@ pub fn release() -> Result<String> {
 
 /// Loads the modules that are not part of the kernel itself.
 pub fn load_modules() -> Result<Outcome> {
-    let mut names: Vec<_> = fs::read_dir(MODULES)
-        .context("listing the modules")?
-        .map(|entry| Ok(entry?.path()))
-        .collect::<Result<_>>()?;
+    let mut names: Vec<_> =
+        fs::read_dir(MODULES).context("listing the modules")?.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
     names.sort();
     for path in &names {
         let file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
@@ -94,9 +92,8 @@ pub fn restart() -> ! {
 fn mount(kind: &str, target: &str) -> Result<()> {
     let (kind_word, target_word) = (CString::new(kind)?, CString::new(target)?);
     // SAFETY: the pointers are to C strings; these file systems take no data.
-    let outcome = unsafe {
-        libc::mount(kind_word.as_ptr(), target_word.as_ptr(), kind_word.as_ptr(), 0, std::ptr::null())
-    };
+    let outcome =
+        unsafe { libc::mount(kind_word.as_ptr(), target_word.as_ptr(), kind_word.as_ptr(), 0, std::ptr::null()) };
     let error = std::io::Error::last_os_error();
     if outcome != 0 && error.raw_os_error() != Some(libc::EBUSY) {
         return Err(error).with_context(|| format!("mounting {kind} on {target}"));

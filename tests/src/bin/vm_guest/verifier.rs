@@ -103,9 +103,8 @@ fn load(instructions: &[bpf_insn], kind: u32, attach_type: u32, flags: u32, lice
         ..Load::default()
     };
     // SAFETY: the attributes are those of this command, and what they point to lives until it returns.
-    let outcome = unsafe {
-        libc::syscall(libc::SYS_bpf, bpf_cmd::BPF_PROG_LOAD, &raw const attributes, size_of::<Load>())
-    };
+    let outcome =
+        unsafe { libc::syscall(libc::SYS_bpf, bpf_cmd::BPF_PROG_LOAD, &raw const attributes, size_of::<Load>()) };
     let error = std::io::Error::last_os_error();
     let words = log.split(|byte| *byte == 0).next().unwrap_or_default();
     let words = String::from_utf8_lossy(words);

@@ -1,0 +1,19 @@
+//! `cargo xtask docs`: writes what README says of flags and metrics anew, from the code.
+
+use anyhow::{Result, ensure};
+
+use crate::workspace;
+
+/// Writes the generated parts of README.
+#[derive(clap::Args)]
+pub struct Arguments {}
+
+/// Runs the command. The test that compares README with the code is what writes it: one place knows both.
+pub fn run(_: &Arguments) -> Result<()> {
+    let mut cargo = workspace::cargo();
+    cargo.args(["test", "--quiet", "--package", "monitor-tests", "--test", "documentation"]);
+    let status = cargo.env("API_EXPOSURE_WRITE_DOCUMENTATION", "1").status()?;
+    ensure!(status.success(), "the generated parts of README.md could not be written");
+    println!("README.md is what the code says");
+    Ok(())
+}
