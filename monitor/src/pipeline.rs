@@ -1,17 +1,16 @@
 //! The way of a record through user space: the only file that names all stages.
 
-use std::num::NonZeroUsize;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use lru::LruCache;
 use monitor_common::{Decision, FlowKey, RecordFlags, RecordHeader, Role, Side, SourceClass, limits};
 
 use crate::classify::{Classifier, Connection, Destination, ExposureKind, Outcome, RequestMeaning, Source};
 use crate::export::metrics::Metrics;
+use crate::flow_table::{FlowTable, Place};
 use crate::inspect::{FirstRequest, Inspector, Observation, Protocol};
-use crate::key_hash::KeyHashing;
-use crate::reassemble::{Chunk, Streams};
+use crate::reassemble::{Chunk, Counts, Streams};
 use crate::receive::Record;
 
 /// A connection of which nothing was heard for so long is listed as it is; should it speak again, it is a new one whose
@@ -22,8 +21,11 @@ const IDLE: Duration = Duration::from_secs(3_600);
 /// host ignored. Longer than a retransmission takes.
 const RESET_LINGER: Duration = Duration::from_secs(1);
 
-/// How often connections are looked over for the two above.
+/// How often those that were reset are looked over.
 const SWEEP: Duration = Duration::from_millis(500);
+
+/// How often those that were idle are: what ended long ago has to be passed over too.
+const SWEEP_IDLE: Duration = Duration::from_secs(30);
 
 /// What the pipeline says as it happens.
 #[derive(Clone, Copy, Debug)]
@@ -52,7 +54,7 @@ pub type InterfaceNames = Box<dyn Fn(u32) -> Option<Arc<str>> + Send>;
 
 /// Every connection that is being read, from its records to its events.
 pub struct Pipeline {
-    flows: LruCache<FlowKey, Flow, KeyHashing>,
+    flows: FlowTable<Flow>,
     live: usize,
     classifier: Classifier,
     metrics: Arc<Metrics>,
@@ -60,10 +62,21 @@ pub struct Pipeline {
     /// Added to a record's time to make it one since 1970.
     clock_offset: Duration,
     next_sweep: u64,
+    next_idle_sweep: u64,
+    /// Connections with a RST, from the earliest on; each is in it once.
+    resets: VecDeque<Reset>,
+}
+
+/// A connection that was reset then.
+struct Reset {
+    time: u64,
+    key: FlowKey,
+    born: u64,
 }
 
 struct Flow {
     born: u64,
+    last_heard: u64,
     state: State,
 }
 
@@ -81,9 +94,10 @@ struct Live {
     streams: Streams,
     inspector: Inspector,
     decision: Decision,
-    last_heard: u64,
     /// Time and sender of a RST that nothing has contradicted yet.
     reset: Option<(u64, Side)>,
+    /// It is among the pipeline's `resets`.
+    reset_awaited: bool,
     counted: bool,
     requests_reported: usize,
 }
@@ -96,15 +110,16 @@ impl Pipeline {
         interface_names: InterfaceNames,
         clock_offset: Duration,
     ) -> Self {
-        let capacity = NonZeroUsize::new(limits::FLOWS as usize).unwrap_or(NonZeroUsize::MIN);
         Self {
-            flows: LruCache::with_hasher(capacity, KeyHashing::default()),
+            flows: FlowTable::new(limits::FLOWS),
             live: 0,
             classifier,
             metrics,
             interface_names,
             clock_offset,
             next_sweep: 0,
+            next_idle_sweep: 0,
+            resets: VecDeque::new(),
         }
     }
 
@@ -126,16 +141,17 @@ impl Pipeline {
             return None;
         };
         self.metrics.record(record.bytes.len());
-        if !self.admit(record, output) {
-            return None;
-        }
-        let Self { flows, classifier, metrics, .. } = self;
-        let Some(Flow { state: State::Live(live), .. }) = flows.get_mut(&header.key) else {
+        let place = self.admit(record, output)?;
+        let Self { flows, classifier, metrics, resets, .. } = self;
+        let Flow { last_heard, state: State::Live(live), .. } = flows.at(place)? else {
             return None;
         };
-        live.last_heard = header.time;
+        *last_heard = header.time;
         if header.flags & RecordFlags::RST != 0 {
             live.reset = live.reset.or(Some((header.time, side)));
+            if !std::mem::replace(&mut live.reset_awaited, true) {
+                resets.push_back(Reset { time: header.time, key: header.key, born: header.born });
+            }
         } else if header.length > 0 {
             live.reset = None;
         }
@@ -143,13 +159,20 @@ impl Pipeline {
         let Live { streams, inspector, connection, .. } = &mut **live;
         let mut stripped = *record;
         stripped.header.flags &= !RecordFlags::RST;
+        let mut delivered = false;
         streams.record(&stripped, &mut |chunk: Chunk<'_>| {
+            delivered = true;
             count_gap(metrics, &chunk);
             wanted = inspector.chunk(&chunk, &mut connection.observation);
         });
-        metrics.reassembly(&streams.take_counts());
+        let counts = streams.take_counts();
+        if counts != Counts::default() {
+            metrics.reassembly(&counts);
+        }
         let ended = live.streams.ended();
-        live.classify(classifier, metrics, ended, output);
+        if delivered || ended {
+            live.classify(classifier, metrics, ended, output);
+        }
         let feedback =
             (wanted != live.decision).then_some(Feedback { key: header.key, born: header.born, decision: wanted });
         live.decision = wanted;
@@ -157,42 +180,54 @@ impl Pipeline {
             live.streams.discard();
         }
         if ended || live.inspector.settled() {
-            self.close(&header.key, State::Done, output);
+            self.close(place, State::Done, output);
         }
         feedback
     }
 
-    /// Makes sure that the record's connection is being read; false where it is not and need not be.
-    fn admit(&mut self, record: &Record<'_>, output: &mut impl FnMut(Event<'_>)) -> bool {
+    /// Makes sure that the record's connection is being read, and gives its place; `None` where it is not and need not
+    /// be.
+    fn admit(&mut self, record: &Record<'_>, output: &mut impl FnMut(Event<'_>)) -> Option<Place> {
         let header = &record.header;
-        match self.flows.get(&header.key) {
-            Some(flow) if flow.born > header.born => return false,
-            Some(Flow { born, state }) if *born == header.born => match state {
-                State::Live(_) => return true,
-                State::Done => return false,
-                State::Forgotten => {}
-            },
-            Some(_) => self.close(&header.key, State::Done, output),
-            None => {}
+        let known = self.flows.find(&header.key);
+        if let Some(place) = known {
+            self.flows.touch(place);
+            match self.flows.at(place)? {
+                flow if flow.born > header.born => return None,
+                Flow { born, state, .. } if *born == header.born => match state {
+                    State::Live(_) => return Some(place),
+                    State::Done => return None,
+                    State::Forgotten => {}
+                },
+                _ => self.close(place, State::Done, output),
+            }
         }
         if header.length == 0 {
-            return false;
+            return None;
         }
         let Some(live) = self.begin(header) else {
             self.metrics.malformed();
-            return false;
+            return None;
         };
-        let flow = Flow { born: header.born, state: State::Live(Box::new(live)) };
+        let flow = Flow { born: header.born, last_heard: header.time, state: State::Live(Box::new(live)) };
         self.live += 1;
-        if let Some((key, Flow { state: State::Live(mut evicted), .. })) = self.flows.push(header.key, flow)
-            && key != header.key
-        {
-            self.live -= 1;
-            self.metrics.evicted();
-            evicted.close(&mut self.classifier, &self.metrics, output);
-        }
+        let place = match known {
+            Some(place) => {
+                *self.flows.at(place)? = flow;
+                place
+            }
+            None => {
+                let (place, gone) = self.flows.insert(header.key, flow);
+                if let Some((_, Flow { state: State::Live(mut evicted), .. })) = gone {
+                    self.live -= 1;
+                    self.metrics.evicted();
+                    evicted.close(&mut self.classifier, &self.metrics, output);
+                }
+                place
+            }
+        };
         self.metrics.set_flows(self.live);
-        true
+        Some(place)
     }
 
     fn begin(&self, header: &RecordHeader) -> Option<Live> {
@@ -215,8 +250,8 @@ impl Pipeline {
             streams: Streams::new(),
             inspector: Inspector::new(start_known),
             decision: Decision::Read,
-            last_heard: header.time,
             reset: None,
+            reset_awaited: false,
             counted: false,
             requests_reported: 0,
         })
@@ -229,27 +264,43 @@ impl Pipeline {
             return;
         }
         self.next_sweep = now + SWEEP.as_nanos() as u64;
-        let over = |since: u64, limit: Duration| now.saturating_sub(since) > limit.as_nanos() as u64;
-        let mut closing = Vec::new();
-        for (key, flow) in &self.flows {
-            let State::Live(live) = &flow.state else { continue };
-            if live.reset.is_some_and(|(time, _)| over(time, RESET_LINGER)) {
-                closing.push((*key, State::Done));
-            } else if over(live.last_heard, IDLE) {
-                closing.push((*key, State::Forgotten));
+        self.sweep_resets(now, output);
+        if now >= self.next_idle_sweep {
+            self.next_idle_sweep = now + SWEEP_IDLE.as_nanos() as u64;
+            self.sweep_idle(now, output);
+        }
+    }
+
+    fn sweep_resets(&mut self, now: u64, output: &mut impl FnMut(Event<'_>)) {
+        while let Some(first) = self.resets.pop_front_if(|reset| over(now, reset.time, RESET_LINGER)) {
+            let Some(place) = self.flows.find(&first.key) else { continue };
+            let Some(Flow { born, state: State::Live(live), .. }) = self.flows.at(place) else { continue };
+            if *born != first.born {
+                continue;
+            }
+            match live.reset {
+                None => live.reset_awaited = false,
+                Some((time, _)) if over(now, time, RESET_LINGER) => self.close(place, State::Done, output),
+                // It spoke after that one, and was reset again.
+                Some((time, _)) => self.resets.push_back(Reset { time, ..first }),
             }
         }
-        for (key, after) in closing {
-            if matches!(after, State::Forgotten) {
+    }
+
+    fn sweep_idle(&mut self, now: u64, output: &mut impl FnMut(Event<'_>)) {
+        let flows = self.flows.from_oldest().take_while(|(_, flow)| over(now, flow.last_heard, IDLE));
+        let idle = flows.filter(|(_, flow)| matches!(flow.state, State::Live(_))).map(|(key, _)| *key);
+        for key in idle.collect::<Vec<_>>() {
+            if let Some(place) = self.flows.find(&key) {
                 self.metrics.expired();
+                self.close(place, State::Forgotten, output);
             }
-            self.close(&key, after, output);
         }
     }
 
     /// Lists every connection that is still being read, as at the end of a capture or of the daemon.
     pub fn finish(&mut self, output: &mut impl FnMut(Event<'_>)) {
-        while let Some((_, flow)) = self.flows.pop_lru() {
+        while let Some((_, flow)) = self.flows.pop_oldest() {
             if let State::Live(mut live) = flow.state {
                 live.close(&mut self.classifier, &self.metrics, output);
             }
@@ -258,8 +309,8 @@ impl Pipeline {
         self.metrics.set_flows(0);
     }
 
-    fn close(&mut self, key: &FlowKey, after: State, output: &mut impl FnMut(Event<'_>)) {
-        let Some(flow) = self.flows.peek_mut(key) else { return };
+    fn close(&mut self, place: Place, after: State, output: &mut impl FnMut(Event<'_>)) {
+        let Some(flow) = self.flows.at(place) else { return };
         if let State::Live(mut live) = std::mem::replace(&mut flow.state, after) {
             live.close(&mut self.classifier, &self.metrics, output);
             self.live -= 1;
@@ -317,6 +368,11 @@ impl Live {
         }
         output(Event::Connection(&self.connection));
     }
+}
+
+/// Whether more than `limit` went by since then.
+fn over(now: u64, since: u64, limit: Duration) -> bool {
+    now.saturating_sub(since) > limit.as_nanos() as u64
 }
 
 fn count_gap(metrics: &Metrics, chunk: &Chunk<'_>) {

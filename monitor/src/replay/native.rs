@@ -1,9 +1,6 @@
 //! The kernel half, run natively: parse, select and track over a capture's frames, with tables of this process in
 //! place of the kernel's maps.
 
-use std::num::NonZeroUsize;
-
-use lru::LruCache;
 use monitor_common::{
     Decision, FlowKey, FlowState, Handshake, Hook, KernelEvent, PacketCount, RecordFlags, RecordHeader, Role, Skip,
     SourceClass, Verdict, limits,
@@ -14,7 +11,7 @@ use monitor_ebpf::tables::Tables;
 use monitor_ebpf::track::track;
 
 use crate::export::KernelCounts;
-use crate::key_hash::KeyHashing;
+use crate::flow_table::FlowTable;
 use crate::receive::Record;
 use crate::replay::Start;
 use crate::watch::Watch;
@@ -34,20 +31,19 @@ pub struct NativeKernel {
 struct NativeTables {
     watch: Watch,
     handshakes: Vec<Handshake>,
-    flows: LruCache<FlowKey, FlowState, KeyHashing>,
+    flows: FlowTable<FlowState>,
     begun: u64,
 }
 
 impl NativeKernel {
     /// A kernel half that watches `watch` and has seen nothing.
     pub fn new(watch: Watch) -> Self {
-        let capacity = NonZeroUsize::new(limits::FLOWS as usize).unwrap_or(NonZeroUsize::MIN);
         let key = FlowKey { client: [0; 16], server: [0; 16], client_port: 0, server_port: 0 };
         Self {
             tables: NativeTables {
                 watch,
                 handshakes: vec![Handshake::default(); limits::HANDSHAKES as usize],
-                flows: LruCache::with_hasher(capacity, KeyHashing::default()),
+                flows: FlowTable::new(limits::FLOWS),
                 begun: 0,
             },
             key,
@@ -140,7 +136,7 @@ impl NativeKernel {
 
     /// Takes over what user space has decided about the flow with this key that was born then.
     pub fn decide(&mut self, key: &FlowKey, born: u64, decision: Decision) {
-        if let Some(flow) = self.tables.flows.get_mut(key)
+        if let Some(flow) = self.tables.flow(key)
             && flow.born == born
         {
             flow.decision = decision as u8;
@@ -176,13 +172,18 @@ impl Tables for NativeTables {
     }
 
     fn flow(&mut self, key: &FlowKey) -> Option<&mut FlowState> {
-        self.flows.get_mut(key)
+        let place = self.flows.find(key)?;
+        self.flows.touch(place);
+        self.flows.at(place)
     }
 
     fn begin(&mut self, key: &FlowKey, fill: impl FnOnce(&mut FlowState)) -> bool {
         let mut state = FlowState { born: 0, sides: Default::default(), decision: 0, closed: 0, reserved: [0; 6] };
         fill(&mut state);
-        self.flows.put(*key, state);
+        match self.flow(key) {
+            Some(flow) => *flow = state,
+            None => drop(self.flows.insert(*key, state)),
+        }
         self.begun += 1;
         true
     }

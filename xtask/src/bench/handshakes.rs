@@ -25,8 +25,7 @@ const LONGEST: usize = 600;
 const FILE_HEADER: usize = 24;
 const PACKET_HEADER: usize = 16;
 /// A pcap header: little-endian, microseconds, version 2.4, Ethernet.
-const HEADER: [u8; FILE_HEADER] =
-    [0xd4, 0xc3, 0xb2, 0xa1, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4, 0, 1, 0, 0, 0];
+const HEADER: [u8; FILE_HEADER] = [0xd4, 0xc3, 0xb2, 0xa1, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4, 0, 1, 0, 0, 0];
 
 /// A frame, and where its client's address is to be written over.
 struct Template {
@@ -111,7 +110,8 @@ fn templates() -> Result<Vec<Vec<Template>>> {
         let labels = fs::read_to_string(&labels).with_context(|| format!("cannot read {}", labels.display()))?;
         for line in labels.lines() {
             let label: Value = serde_json::from_str(line).context("a label is no JSON")?;
-            let recorded = label["group"].as_str().is_some_and(|group| !group.starts_with("derived") && group != "scan");
+            let recorded =
+                label["group"].as_str().is_some_and(|group| !group.starts_with("derived") && group != "scan");
             let spoken = matches!(label["transport"].as_str(), Some("tls" | "plaintext"));
             let (Some(port), Some(file)) = (label["port"].as_u64(), label["file"].as_str()) else { continue };
             if recorded && spoken && PORTS.contains(&port) {

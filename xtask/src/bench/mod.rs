@@ -4,20 +4,21 @@ use std::fs;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 
 use crate::setup::{self, Group};
+use crate::terminal::Steps;
 use crate::{build, workspace};
 
 mod handshakes;
+mod kernel;
 mod measure;
 mod replay;
 mod report;
 mod row;
 
 use report::Report;
-use row::Row;
 
 /// Measures and prints one table; a figure that could not be measured is not printed.
 #[derive(clap::Args)]
@@ -50,6 +51,10 @@ pub struct Arguments {
 enum Name {
     /// Packets a second that `replay` reads from a capture of TLS and HTTP handshakes.
     Replay,
+    /// Resident memory of the daemon with as many connections as it follows, and that of the kernel's maps.
+    Memory,
+    /// Nanoseconds of the kernel's programs a packet.
+    Programs,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -68,12 +73,18 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             eprintln!("going on with what is here: {error:#}");
         }
         build::binary()?;
+        let mut steps = Steps::new("bench", 1)?;
+        let mut cargo = workspace::cargo();
+        cargo.args(["build", "--locked", "--package", "monitor-tests", "--bin", "bench", "--color", "never"]);
+        steps.run("build what measures the kernel half", &mut cargo)?;
     }
     let names = if arguments.only.is_empty() { Name::value_variants() } else { &arguments.only };
     let mut rows = Vec::new();
     for name in names {
         let measured = match name {
             Name::Replay => replay::measure(arguments.packets, arguments.runs, arguments.keep),
+            Name::Memory => kernel::memory(),
+            Name::Programs => kernel::programs(),
         };
         rows.extend(measured.with_context(|| format!("measuring {name:?}"))?);
     }

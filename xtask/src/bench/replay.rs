@@ -72,7 +72,9 @@ pub fn measure(packets: u64, runs: u32, keep: bool) -> Result<Vec<Row>> {
     }
     let rate = |best: &Best| best.0.map(|seconds| capture.packets as f64 / seconds);
     let suricata = match (rate(&peer), lines) {
-        (Some(rate), Some(lines)) => Peer::measured(&format!("suricata, which logged {lines} handshakes and requests"), rate),
+        (Some(rate), Some(lines)) => {
+            Peer::measured(&format!("suricata, which logged {lines} handshakes and requests"), rate)
+        }
         _ => Peer::Missing("suricata is not installed"),
     };
     Ok(vec![
@@ -92,7 +94,11 @@ struct Best(Option<f64>);
 impl Best {
     fn take(&mut self, command: &mut Command) -> Result<()> {
         let took = measure::run(command)?;
-        eprintln!("{:.3} s of processor time, {:.3} s by the clock: {command:?}", took.processor.as_secs_f64(), took.clock.as_secs_f64());
+        eprintln!(
+            "{:.3} s of processor time, {:.3} s by the clock: {command:?}",
+            took.processor.as_secs_f64(),
+            took.clock.as_secs_f64()
+        );
         let seconds = took.processor.as_secs_f64();
         self.0 = Some(self.0.map_or(seconds, |best| best.min(seconds)));
         Ok(())

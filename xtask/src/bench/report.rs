@@ -28,10 +28,10 @@ impl Report {
 
     /// For a terminal.
     pub fn table(&self) -> String {
-        let cells: Vec<[String; 6]> = std::iter::once(HEADINGS.map(str::to_owned)).chain(self.rows.iter().map(Row::cells)).collect();
-        let widths: [usize; 6] = std::array::from_fn(|column| {
-            cells.iter().map(|row| row[column].chars().count()).max().unwrap_or(0)
-        });
+        let cells: Vec<[String; 6]> =
+            std::iter::once(HEADINGS.map(str::to_owned)).chain(self.rows.iter().map(Row::cells)).collect();
+        let widths: [usize; 6] =
+            std::array::from_fn(|column| cells.iter().map(|row| row[column].chars().count()).max().unwrap_or(0));
         let mut text = format!("{}, {}\n\n", self.machine, self.date);
         for row in cells {
             for (cell, width) in row.iter().zip(widths) {

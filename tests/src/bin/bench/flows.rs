@@ -40,7 +40,10 @@ pub fn measure(monitor: &str, count: u32) -> Result<()> {
     await_metric(&node, &mut daemon, "api_exposure_flows_tracked", u64::from(count))?;
     let resident = daemon.resident()?;
     let (kernel, maps) = daemon.maps()?;
-    println!("{}", json!({ "flows": count, "resident before": before, "resident": resident, "maps": maps, "kernel": kernel }));
+    println!(
+        "{}",
+        json!({ "flows": count, "resident before": before, "resident": resident, "maps": maps, "kernel": kernel })
+    );
     Ok(())
 }
 
@@ -57,7 +60,8 @@ impl Drop for Daemon {
 impl Daemon {
     /// Bytes of resident memory.
     fn resident(&self) -> Result<u64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.0.id())).context("reading the daemon's status")?;
+        let status =
+            fs::read_to_string(format!("/proc/{}/status", self.0.id())).context("reading the daemon's status")?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
         let kilobytes: u64 = line.trim().trim_end_matches(" kB").parse().context("VmRSS")?;
         Ok(kilobytes * 1024)
@@ -66,7 +70,9 @@ impl Daemon {
     /// Bytes of the kernel's maps that the daemon holds, and how many they are.
     fn maps(&self) -> Result<(u64, usize)> {
         let mut seen = std::collections::BTreeMap::new();
-        for entry in fs::read_dir(format!("/proc/{}/fdinfo", self.0.id())).context("reading the daemon's descriptors")? {
+        for entry in
+            fs::read_dir(format!("/proc/{}/fdinfo", self.0.id())).context("reading the daemon's descriptors")?
+        {
             let text = fs::read_to_string(entry?.path()).unwrap_or_default();
             let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok());
             if let (Some(id), Some(bytes)) = (field("map_id:"), field("memlock:")) {
@@ -90,7 +96,11 @@ fn await_metric(node: &Namespace, daemon: &mut Daemon, name: &str, wanted: u64) 
             if value.and_then(|value| value.parse::<f64>().ok()) == Some(wanted as f64) {
                 return Ok(());
             }
-            last = text.lines().filter(|line| line.starts_with("api_exposure_") && !line.ends_with(" 0")).collect::<Vec<_>>().join("\n");
+            last = text
+                .lines()
+                .filter(|line| line.starts_with("api_exposure_") && !line.ends_with(" 0"))
+                .collect::<Vec<_>>()
+                .join("\n");
         }
         std::thread::sleep(Duration::from_millis(100));
     }
@@ -125,7 +135,8 @@ fn send(interface: u32, count: u32) -> Result<()> {
             server_port: 8080,
         };
         let syn = Tcp { key, sequence: 1_000, ..Tcp::new(Side::Client, flag::SYN, &[]) };
-        let answer = Tcp { key, sequence: 5_000, acknowledgement: 1_001, ..Tcp::new(Side::Server, flag::SYN | flag::ACK, &[]) };
+        let answer =
+            Tcp { key, sequence: 5_000, acknowledgement: 1_001, ..Tcp::new(Side::Server, flag::SYN | flag::ACK, &[]) };
         let data = Tcp { key, sequence: 1_001, acknowledgement: 5_001, ..Tcp::new(Side::Client, flag::ACK, request) };
         for segment in [syn, answer, data] {
             send_frame(&socket, interface, &segment.frame())?;

@@ -39,5 +39,8 @@ fn pins() -> PathBuf {
 
 fn find(file: &str) -> Option<PathBuf> {
     let triplet = format!("/usr/lib/{}-linux-gnu/bpf", std::env::consts::ARCH);
-    [triplet.as_str(), "/usr/lib64/bpf", "/usr/lib/bpf"].iter().map(|directory| Path::new(directory).join(file)).find(|path| path.exists())
+    [triplet.as_str(), "/usr/lib64/bpf", "/usr/lib/bpf"]
+        .iter()
+        .map(|directory| Path::new(directory).join(file))
+        .find(|path| path.exists())
 }

@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result};
 const REPEAT: u32 = 1_000_000;
 /// Measurements of which the best counts: the others were disturbed.
 const BEST_OF: usize = 9;
+const BEST_OF_IN_TURN: usize = 3;
 
 /// Commands of bpf(2), program types and fields of its attribute (include/uapi/linux/bpf.h, 6.18).
 const BPF_PROG_LOAD: libc::c_long = 5;
@@ -78,7 +79,7 @@ pub fn best(program: BorrowedFd<'_>, frame: &[u8]) -> Result<f64> {
 /// Nanoseconds of a run, on average over these frames, each `repeat` times before the next: the best of several.
 pub fn best_in_turn(program: BorrowedFd<'_>, frames: &[Vec<u8>], repeat: u32) -> Result<f64> {
     let mut best = f64::MAX;
-    for _ in 0..BEST_OF {
+    for _ in 0..BEST_OF_IN_TURN {
         best = best.min(in_turn(program, frames, repeat)?);
     }
     Ok(best)
