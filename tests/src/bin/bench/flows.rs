@@ -13,7 +13,9 @@ use monitor_tests::namespace::Namespace;
 use serde_json::json;
 
 /// How long the daemon may take for what is awaited of it.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How often all is sent at the most.
+const ROUNDS: u32 = 5;
 /// Where it serves its metrics, in a namespace of its own.
 const LISTEN: &str = "127.0.0.1:9464";
 
@@ -36,8 +38,15 @@ pub fn measure(monitor: &str, count: u32) -> Result<()> {
     let mut daemon = Daemon(child.with_context(|| format!("starting {monitor}"))?);
     await_metric(&node, &mut daemon, "api_exposure_flows_tracked", 0)?;
     let before = daemon.resident()?;
-    outside.run(|| send(index, count))?;
-    await_metric(&node, &mut daemon, "api_exposure_flows_tracked", u64::from(count))?;
+    // A full queue between the two drops frames; what was dropped comes again, the rest is retransmitted.
+    for left in (0..ROUNDS).rev() {
+        outside.run(|| send(index, count))?;
+        match await_metric(&node, &mut daemon, "api_exposure_flows_tracked", u64::from(count)) {
+            Err(error) if left == 0 => return Err(error),
+            Err(_) => {}
+            Ok(()) => break,
+        }
+    }
     let resident = daemon.resident()?;
     let (kernel, maps) = daemon.maps()?;
     println!(
@@ -142,8 +151,8 @@ fn send(interface: u32, count: u32) -> Result<()> {
             send_frame(&socket, interface, &segment.frame())?;
         }
         // The daemon shares the processors with us: it is its memory that is measured, not its speed.
-        if index % 512 == 511 {
-            std::thread::sleep(Duration::from_millis(5));
+        if index % 32 == 31 {
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
     Ok(())

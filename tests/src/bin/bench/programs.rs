@@ -28,6 +28,8 @@ const NEXT: i32 = -1;
 /// Measures all and prints it.
 pub fn measure() -> Result<()> {
     monitor_tests::require_root();
+    peers::mount_pins()?;
+    require_no_statistics()?;
     let mut figures = Map::new();
     let mut put = |name: &str, nanoseconds: f64| {
         eprintln!("{nanoseconds:8.1} ns {name}");
@@ -107,6 +109,17 @@ pub fn measure() -> Result<()> {
         anyhow::ensure!(kernel.drain().is_empty(), "a flow that is done was handed on");
     }
     println!("{}", Value::Object(figures));
+    Ok(())
+}
+
+/// While the kernel counts what programs take, that is most of what they take.
+fn require_no_statistics() -> Result<()> {
+    let enabled =
+        std::fs::read_to_string("/proc/sys/kernel/bpf_stats_enabled").context("reading kernel.bpf_stats_enabled")?;
+    anyhow::ensure!(
+        enabled.trim() == "0",
+        "the kernel counts what programs take: `sysctl kernel.bpf_stats_enabled=0`, then try again"
+    );
     Ok(())
 }
 
