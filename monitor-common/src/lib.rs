@@ -2,6 +2,7 @@
 #![no_std]
 
 pub mod count;
+pub mod discover;
 pub mod flow;
 pub mod hit;
 pub mod labels;
@@ -10,6 +11,7 @@ pub mod record;
 pub mod skip;
 
 pub use count::{Hook, KernelEvent, PacketCount};
+pub use discover::Asked;
 pub use flow::{Decision, FlowKey, FlowState, Handshake, Side, SideState, Verdict};
 pub use hit::{HitHeader, HitKind, HitRecord, ProbeLayout, Unread};
 pub use labels::{PacketKind, Role, SourceClass};

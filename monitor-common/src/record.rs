@@ -72,6 +72,8 @@ impl RecordFlags {
     pub const LEFT_OUT_BEFORE: u16 = 64;
     /// Another record with later bytes of the same segment follows.
     pub const MORE: u16 = 128;
+    /// For this segment's sake the kernel side watches its destination from now on, as [`crate::Role::Discovered`].
+    pub const CANDIDATE: u16 = 256;
 }
 
 closed_set! {

@@ -4,7 +4,7 @@ use aya_ebpf::{bindings::__sk_buff, helpers};
 use monitor_common::{KernelEvent, LossReason, RecordFlags, RecordHeader, Skip, limits};
 
 use crate::maps::{EVENTS, LOSSES, RECORDS, Record};
-use crate::programs::count;
+use crate::programs::{count, opaque};
 
 const PAYLOAD: u32 = limits::RECORD_PAYLOAD as u32;
 
@@ -39,7 +39,7 @@ fn send(skb: *mut __sk_buff, record: &mut Record, offset: u32, part: u32) -> Res
     if part > 0 {
         // The mask changes nothing, but shows the verifier a range without zero. The compiler knows that it changes
         // nothing too, and would drop it if it knew where the number came from.
-        let part = core::hint::black_box(part);
+        let part = opaque(part as usize) as u32;
         let length = (part.wrapping_sub(1) & (PAYLOAD - 1)) + 1;
         // SAFETY: `length` is at most the size of `payload`.
         let read = unsafe {

@@ -1,5 +1,5 @@
 //! Kernel programs of api-exposure-monitor: XDP counts, TC reads. Natively this is empty.
-#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+#![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
 
 #[cfg(target_arch = "bpf")]
 mod emit;

@@ -1,5 +1,7 @@
 //! The programs: a bounded view of the packet, one call, the outcome counted. Every packet goes on, whatever happens.
 
+use core::ptr::NonNull;
+
 use aya_ebpf::{
     bindings::{__sk_buff, xdp_action, xdp_md},
     helpers,
@@ -8,18 +10,22 @@ use aya_ebpf::{
     programs::{TcContext, XdpContext},
 };
 use monitor_common::{
-    FlowKey, FlowState, Handshake, Hook, KernelEvent, PacketCount, RecordHeader, Role, Skip, SourceClass, Verdict,
+    Asked, FlowKey, FlowState, Handshake, Hook, KernelEvent, PacketCount, RecordHeader, Role, Skip, SourceClass,
+    Verdict,
 };
 use monitor_ebpf::{
     bounds::{FURTHEST_HEADER, Frame},
-    parse::{Segment, parse_ethernet, parse_network},
+    parse::{Segment, parse_ethernet, parse_network, parse_received},
     select::{Watched, select},
     tables::{Located, Tables},
     track::track,
 };
 
 use crate::emit::emit;
-use crate::maps::{EVENTS, FLOWS, HANDSHAKES, PACKETS, PORTS, PREFIXES_IPV4, PREFIXES_IPV6, SCRATCH, SKIPS, VERDICTS};
+use crate::maps::{
+    CachedSource, DISCOVER, EVENTS, FLOWS, HANDSHAKES, PACKETS, PORTS, GENERATION, PREFIXES_IPV4, PREFIXES_IPV6,
+    QUIET, SCRATCH, SKIPS, SOURCES, VERDICTS,
+};
 
 /// TCX_NEXT and TC_ACT_UNSPEC (include/uapi/linux/bpf.h and pkt_cls.h, 6.18): other programs on the hook still run.
 const NEXT: i32 = -1;
@@ -93,12 +99,17 @@ place!(Egress: egress true, counts true, ethernet true);
 place!(IngressIp: egress false, counts true, ethernet false);
 place!(EgressIp: egress true, counts true, ethernet false);
 
+/// On the stack words have to be aligned, and addresses are read as words.
+#[repr(C, align(8))]
+struct Aligned(FlowKey);
+
 #[inline(always)]
 fn xdp(context: &XdpContext) -> u32 {
     let frame = Linear::of_xdp(context.ctx);
-    let mut key = FlowKey { client: [0; 16], server: [0; 16], client_port: 0, server_port: 0 };
-    let outcome =
-        parse_ethernet(&frame).and_then(|segment| select(&frame, &segment, &mut Maps, &mut key)).map(|watched| {
+    let mut key = Aligned(FlowKey { client: [0; 16], server: [0; 16], client_port: 0, server_port: 0 });
+    let outcome = parse_ethernet(&frame)
+        .and_then(|segment| select(&frame, &segment, &mut Maps::<false>, &mut key.0))
+        .map(|watched| {
             if watched.side == monitor_common::Side::Client {
                 count_packet(&watched);
             }
@@ -126,16 +137,14 @@ fn read<P: Place>(skb: *mut __sk_buff) -> Result<(), Skip> {
     // SAFETY: no other program uses this CPU's scratch space while this one runs: TC programs run with bottom halves
     // disabled and do not nest. Each field of it is borrowed once: these two here, `state` in `Maps::begin`.
     let (key, record) = unsafe { (&mut (*scratch).key, &mut (*scratch).record) };
-    let watched = select(&frame, &segment, &mut Maps, key)?;
+    let watched = select(&frame, &segment, &mut Maps::<true>, key)?;
     if P::COUNTS && P::EGRESS == (watched.side == monitor_common::Side::Server) {
         count_packet(&watched);
     }
     // SAFETY: reading a field of the context is always allowed.
     let interface = unsafe { (*skb).ifindex };
     let tap = if P::EGRESS { interface | RecordHeader::EGRESS } else { interface };
-    // SAFETY: the helper takes nothing and cannot fail.
-    let now = unsafe { helpers::generated::bpf_ktime_get_ns() };
-    let wanted = track(&frame, &watched, &mut Maps, now, tap, &mut record.header)?;
+    let wanted = track(&frame, &watched, &mut Maps::<true>, tap, &mut record.header)?;
     // SAFETY: as above. Through memory, for the same reason as in `Maps::settle`.
     let [payload, wanted] = unsafe {
         let handover = &raw mut (*scratch).handover;
@@ -147,18 +156,19 @@ fn read<P: Place>(skb: *mut __sk_buff) -> Result<(), Skip> {
 
 #[inline(always)]
 fn segment_of<P: Place>(frame: &Buffer) -> Result<Segment, Skip> {
-    if P::ETHERNET {
-        parse_ethernet(frame)
-    } else {
-        // SAFETY: reading a field of the context is always allowed.
-        let protocol = unsafe { (*frame.skb).protocol };
-        parse_network(frame, 0, u16::from_be(protocol as u16))
+    // SAFETY: reading a field of the context is always allowed.
+    let protocol = u16::from_be(unsafe { (*frame.skb).protocol } as u16);
+    match P::ETHERNET {
+        // XDP counts: it may be generic.
+        true if !P::EGRESS && !P::COUNTS => parse_received(frame, protocol),
+        true => parse_ethernet(frame),
+        false => parse_network(frame, 0, protocol),
     }
 }
 
 #[inline(always)]
 fn count_packet(watched: &Watched<'_>) {
-    let source = Maps.source(&watched.key.client);
+    let source = Maps::<false>.source(&watched.key.client);
     if let Some(counter) = PACKETS.get_ptr_mut(PacketCount::index(watched.role, source, watched.kind())) {
         // SAFETY: the pointer is to this CPU's counter.
         unsafe {
@@ -182,22 +192,67 @@ pub fn count(counters: &PerCpuArray<u64>, index: u32, by: u64) {
     }
 }
 
-/// The maps as the pure half sees them.
-struct Maps;
+/// The maps as the pure half sees them; with or without discovery, which is for programs that read.
+struct Maps<const DISCOVERS: bool>;
 
-impl Tables for Maps {
+impl<const DISCOVERS: bool> Tables for Maps<DISCOVERS> {
+    type Place = NonNull<FlowState>;
+
+    #[inline(always)]
+    fn now(&self) -> u64 {
+        // SAFETY: the helper takes nothing and cannot fail.
+        unsafe { helpers::generated::bpf_ktime_get_ns() }
+    }
+
     #[inline(always)]
     fn role(&self, port: u16) -> Option<Role> {
-        PORTS.get(u32::from(port)).and_then(|role| Role::from_value(role.wrapping_sub(1)))
+        match PORTS.get(u32::from(port)) {
+            // Most ports: nothing more is to be compared.
+            None | Some(0) => None,
+            Some(role) => Role::from_value(*role - 1),
+        }
+    }
+
+    #[inline(always)]
+    fn discovers(&self) -> bool {
+        DISCOVERS && DISCOVER.load() != 0
+    }
+
+    #[inline(always)]
+    fn claim(&mut self, port: u16, asked: Asked) -> bool {
+        let now = self.now();
+        if QUIET.get(asked.index(port)).is_none_or(|until| now < *until) {
+            return false;
+        }
+        let Some(role) = PORTS.get_ptr_mut(u32::from(port)) else {
+            return false;
+        };
+        // SAFETY: map values stay writable while the program runs; whoever else writes this byte meanwhile has found
+        // the same.
+        unsafe { *role = Role::Discovered as u8 + 1 };
+        true
     }
 
     #[inline(always)]
     fn source(&self, address: &[u8; 16]) -> SourceClass {
-        let class = match address {
-            [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d] => PREFIXES_IPV4.get(Key::new(32, [*a, *b, *c, *d])),
-            _ => PREFIXES_IPV6.get(Key::new(128, *address)),
+        let generation = GENERATION.get(0).copied().unwrap_or(0);
+        let wanted = CachedSource::key(address);
+        let Some(slot) = SOURCES.get_ptr_mut(CachedSource::slot(wanted)) else {
+            return longest_prefix(address);
         };
-        class.and_then(|class| SourceClass::from_value(*class)).unwrap_or(SourceClass::Public)
+        // SAFETY: the pointer is to this CPU's slot, and programs of this half do not interrupt one another: both hooks
+        // run with bottom halves disabled.
+        unsafe {
+            if (*slot).address == wanted
+                && (*slot).generation == generation
+                && let Some(class) = SourceClass::from_value((*slot).class.wrapping_sub(1) as u8)
+            {
+                return class;
+            }
+            let class = longest_prefix(address);
+            *slot = CachedSource { address: wanted, generation, class: class as u32 + 1 };
+            class
+        }
     }
 
     #[inline(always)]
@@ -221,24 +276,25 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn flow(&mut self, key: &FlowKey) -> Option<&mut FlowState> {
-        // SAFETY: as above; each direction of a flow is written by the CPU that has its packet.
-        FLOWS.get_ptr_mut(key).map(|flow| unsafe { &mut *flow })
+    fn find(&mut self, key: &FlowKey) -> Option<NonNull<FlowState>> {
+        FLOWS.get_ptr_mut(key).and_then(NonNull::new)
     }
 
     #[inline(always)]
-    fn begin(&mut self, key: &FlowKey, fill: impl FnOnce(&mut FlowState)) -> bool {
-        let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
-            return false;
-        };
+    fn flow(&mut self, mut place: NonNull<FlowState>) -> Option<&mut FlowState> {
+        // SAFETY: as above; each direction of a flow is written by the CPU that has its packet.
+        Some(unsafe { place.as_mut() })
+    }
+
+    #[inline(always)]
+    fn begin(&mut self, key: &FlowKey, fill: impl FnOnce(&mut FlowState)) -> Option<NonNull<FlowState>> {
+        let scratch = SCRATCH.get_ptr_mut(0)?;
         // SAFETY: as in `read`.
         let state = unsafe { &mut (*scratch).state };
         fill(state);
-        let begun = FLOWS.insert(key, &*state, 0).is_ok();
-        if begun {
-            count(&EVENTS, KernelEvent::FlowBegun as u32, 1);
-        }
-        begun
+        FLOWS.insert(key, &*state, 0).ok()?;
+        count(&EVENTS, KernelEvent::FlowBegun as u32, 1);
+        self.find(key)
     }
 
     #[inline(always)]
@@ -249,6 +305,25 @@ impl Tables for Maps {
         let _ = VERDICTS.remove(key);
         Some(verdict)
     }
+}
+
+/// The class of the longest prefix that holds this address.
+#[inline(always)]
+fn longest_prefix(address: &[u8; 16]) -> SourceClass {
+    let class = match address {
+        [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d] => PREFIXES_IPV4.get(Key::new(32, [*a, *b, *c, *d])),
+        _ => {
+            // Not on the stack, where the address behind the length would not be aligned.
+            let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
+                return SourceClass::Public;
+            };
+            // SAFETY: as in `read`.
+            let prefix = unsafe { &mut (*scratch).prefix };
+            *prefix = Key::new(128, *address);
+            PREFIXES_IPV6.get(&*prefix)
+        }
+    };
+    class.and_then(|class| SourceClass::from_value(*class)).unwrap_or(SourceClass::Public)
 }
 
 /// The bytes between two packet pointers.
@@ -273,11 +348,16 @@ impl Frame for Linear {
 
     #[inline(always)]
     fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        // Else the compiler compares a sum that it already has (`offset + 12`) and spares this comparison, which the
+        // verifier of 5.10 does not see through: "math between pkt pointer and register with unbounded min value".
+        let offset = opaque(offset);
         if offset > FURTHEST_HEADER {
             return None;
         }
         let start = self.data + offset;
-        if start + N > self.data_end {
+        // Of one byte the compiler would compare its own address with the end, which tells the verifier nothing.
+        let behind = if N == 1 { opaque(start + N) } else { start + N };
+        if behind > self.data_end {
             return None;
         }
         // SAFETY: the comparisons show that `N` bytes from `start` on lie within the packet.
@@ -332,6 +412,19 @@ fn paged<const N: usize>(skb: *mut __sk_buff, offset: usize) -> Option<[u8; N]> 
         helpers::generated::bpf_skb_load_bytes(skb.cast(), offset as u32, bytes.as_mut_ptr().cast(), N as u32)
     };
     (outcome == 0).then_some(bytes)
+}
+
+/// Gives `number` back, of which the compiler then knows nothing: it leaves comparisons and masks of it where they are,
+/// for the verifier to see. One move between registers: without any instruction the compiler would write two lines of
+/// debug information for the next one, which the kernel refuses ("Invalid line_info", check_btf_line, since 5.0).
+#[inline(always)]
+pub fn opaque(number: usize) -> usize {
+    let same: usize;
+    // SAFETY: moves a number between two registers.
+    unsafe {
+        core::arch::asm!("{0} = {1}", out(reg) same, in(reg) number, options(pure, nomem, nostack, preserves_flags));
+    }
+    same
 }
 
 /// [`Frame::forget_range`], through this CPU's scratch space.

@@ -3,6 +3,7 @@
 use monitor_common::{FlowKey, PacketKind, Role, Side, Skip};
 
 use crate::bounds::Frame;
+use crate::discover::discover;
 use crate::parse::{Segment, TcpHeader, tcp};
 use crate::tables::{Located, Tables};
 
@@ -15,6 +16,8 @@ pub struct Watched<'key> {
     pub side: Side,
     /// What the watched port is meant to be.
     pub role: Role,
+    /// This segment is the one by which the port was discovered.
+    pub candidate: bool,
     /// What its TCP header says.
     pub tcp: TcpHeader,
     /// Bytes of the frame on the wire.
@@ -22,7 +25,8 @@ pub struct Watched<'key> {
 }
 
 /// Takes a segment when one of its ports is watched. Where both are, the lower one is the server's, so that both
-/// directions agree without having seen how the connection began. `key` is room for the connection's key, the
+/// directions agree without having seen how the connection began. Where none is, the segment may be the one by which
+/// its destination is discovered ([`discover`]). `key` is room for the connection's key, the
 /// caller's because the kernel's stack of 512 bytes has none to spare.
 ///
 /// # Errors
@@ -35,14 +39,19 @@ pub fn select<'key, F: Frame + ?Sized, T: Tables>(
     key: &'key mut FlowKey,
 ) -> Result<Watched<'key>, Skip> {
     let (source, destination) = (tables.role(segment.source_port), tables.role(segment.destination_port));
+    let mut candidate = 0;
     let (side, role) = match (source, destination) {
+        (None, None) if discover(frame, segment, tables) => {
+            candidate = 1;
+            (Side::Client, Role::Discovered)
+        }
         (None, None) => return Err(Skip::NotWatched),
         (Some(role), None) => (Side::Server, role),
         (None, Some(role)) => (Side::Client, role),
         (Some(role), Some(_)) if segment.source_port < segment.destination_port => (Side::Server, role),
         (Some(_), Some(role)) => (Side::Client, role),
     };
-    let located = tables.settle(Located { segment: *segment, side: side as u8, role: role as u8 });
+    let located = tables.settle(Located { segment: *segment, side: side as u8, role: role as u8, candidate });
     let (Some(side), Some(role)) = (Side::from_value(located.side), Role::from_value(located.role)) else {
         return Err(Skip::NotWatched);
     };
@@ -57,7 +66,8 @@ pub fn select<'key, F: Frame + ?Sized, T: Tables>(
         Side::Client => (segment.source_port, segment.destination_port),
         Side::Server => (segment.destination_port, segment.source_port),
     };
-    Ok(Watched { key, side, role, tcp, wire_length: segment.wire_length(frame) })
+    let candidate = located.candidate != 0;
+    Ok(Watched { key, side, role, candidate, tcp, wire_length: segment.wire_length(frame) })
 }
 
 impl Watched<'_> {

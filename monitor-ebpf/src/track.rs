@@ -12,7 +12,10 @@ use crate::parse::tcp;
 use crate::select::Watched;
 use crate::tables::Tables;
 
-/// Follows the connection by one segment that was seen at `now` (nanoseconds) on `tap` ([`RecordHeader::tap`]). Fills
+/// More data than a SYN can carry in one packet.
+const SYN_DATA: u32 = 1 << 16;
+
+/// Follows the connection by one segment that was seen now on `tap` ([`RecordHeader::tap`]). Fills
 /// the header of its first record but for `captured`, and says how many bytes of its payload are to be handed over, at
 /// most `header.length`.
 ///
@@ -26,7 +29,6 @@ pub fn track<F: Frame + ?Sized, T: Tables>(
     frame: &F,
     watched: &Watched<'_>,
     tables: &mut T,
-    now: u64,
     tap: u32,
     header: &mut RecordHeader,
 ) -> Result<u32, Skip> {
@@ -38,28 +40,41 @@ pub fn track<F: Frame + ?Sized, T: Tables>(
     if tcp.length == 0 && closing == 0 {
         return Err(Skip::NoPayload);
     }
-    let known = match tables.flow(key) {
-        Some(flow) => flow.closed & FlowState::SYN_AGAIN == 0,
+    let mut place = tables.find(key);
+    let known = match place.and_then(|place| tables.flow(place)) {
+        Some(flow) => {
+            // Most packets there are: of a connection of which nothing more is wanted, and that goes on as it did.
+            let news = closing & !flow.closed | flow.closed & FlowState::SYN_AGAIN;
+            if flow.decision == Decision::Enough as u8 && news == 0 {
+                return Err(if tcp.length == 0 { Skip::Duplicate } else { Skip::Enough });
+            }
+            flow.closed & FlowState::SYN_AGAIN == 0
+        }
         None if tcp.length == 0 => return Err(Skip::NoPayload),
         None => false,
     };
-    if !known && begins(watched, tables) {
+    let mut begun = false;
+    // Not asked before: the clock takes longer than most packets.
+    let now = tables.now();
+    if !known && begins(watched, tables, place) {
         let handshake = fitting_handshake(watched, tables);
         let decision = if *side == Side::Client { first_decision(frame, watched) } else { Decision::Read };
-        if !tables.begin(key, |state| fill_first_state(state, handshake, decision, now)) {
-            return Err(Skip::TableFull);
-        }
+        place = tables.begin(key, |state| fill_first_state(state, handshake, decision, now));
+        begun = true;
     }
-    let undecided = tables.flow(key).is_some_and(|flow| flow.decision != Decision::Enough as u8);
+    let place = place.ok_or(Skip::TableFull)?;
+    // Nothing is decided yet about a flow that begins here.
+    let undecided = !begun && tables.flow(place).is_some_and(|flow| flow.decision != Decision::Enough as u8);
     let verdict = if undecided { tables.take_verdict(key) } else { None };
-    let source = tables.source(&key.client);
-    let flow = tables.flow(key).ok_or(Skip::TableFull)?;
+    let flow = tables.flow(place).ok_or(Skip::TableFull)?;
     if let Some(verdict) = verdict
         && verdict.born == flow.born
     {
         flow.decision = verdict.decision;
     }
     let (wanted, flags) = advance(watched, flow, closing, tap)?;
+    let source = tables.source(&key.client);
+    let flow = tables.flow(place).ok_or(Skip::TableFull)?;
     let (this, other) = (&flow.sides[*side as usize], &flow.sides[side.other() as usize]);
     header.time = now;
     header.born = flow.born;
@@ -71,7 +86,8 @@ pub fn track<F: Frame + ?Sized, T: Tables>(
     header.other_start = other.start;
     header.length = tcp.length;
     header.captured = 0;
-    header.flags = flags | starts(this, other);
+    let candidate = if watched.candidate { RecordFlags::CANDIDATE } else { 0 };
+    header.flags = flags | starts(this, other) | candidate;
     header.side = *side as u8;
     header.role = watched.role as u8;
     header.source = source as u8;
@@ -85,7 +101,7 @@ fn remember_handshake<T: Tables>(watched: &Watched<'_>, tables: &mut T) -> Skip 
     let Watched { key, side, tcp, .. } = watched;
     let (index, tag) = slot(key);
     let own = tcp.sequence.wrapping_add(1);
-    let said = match side {
+    let mut said = match side {
         Side::Client => Handshake { tag, client_start: own, server_start: 0, known: 1 },
         Side::Server if tcp.flags & tcp::ACK != 0 => {
             Handshake { tag, client_start: tcp.acknowledgement, server_start: own, known: 3 }
@@ -93,13 +109,20 @@ fn remember_handshake<T: Tables>(watched: &Watched<'_>, tables: &mut T) -> Skip 
         Side::Server => return Skip::NoPayload,
     };
     if let Some(handshake) = tables.handshake(index) {
-        let repeated =
-            handshake.tag == tag && *side == Side::Client && handshake.known & 1 != 0 && handshake.client_start == own;
+        let asked = handshake.tag == tag && handshake.known & 1 != 0;
+        // With Fast Open (RFC 7413) the answer acknowledges the SYN's data too, which is not handed on: the stream begins
+        // where the SYN says, and that data is a hole in it.
+        if asked && *side == Side::Server && said.client_start.wrapping_sub(handshake.client_start) < SYN_DATA {
+            said.client_start = handshake.client_start;
+        }
+        let repeated = asked && *side == Side::Client && handshake.client_start == own;
         if !repeated {
             *handshake = said;
         }
     }
-    if let Some(flow) = tables.flow(key) {
+    if let Some(place) = tables.find(key)
+        && let Some(flow) = tables.flow(place)
+    {
         flow.closed |= FlowState::SYN_AGAIN;
     }
     if tcp.length > 0 { Skip::SynPayload } else { Skip::NoPayload }
@@ -108,10 +131,10 @@ fn remember_handshake<T: Tables>(watched: &Watched<'_>, tables: &mut T) -> Skip 
 /// Whether this payload begins a connection: none with its key is known, or a handshake was seen since that this
 /// payload follows and that is not the known one's.
 #[inline(always)]
-fn begins<T: Tables>(watched: &Watched<'_>, tables: &mut T) -> bool {
+fn begins<T: Tables>(watched: &Watched<'_>, tables: &mut T, place: Option<T::Place>) -> bool {
     let Watched { key, side, tcp, .. } = watched;
     let handshake = seen_handshake(key, tables);
-    let Some(flow) = tables.flow(key) else {
+    let Some(flow) = place.and_then(|place| tables.flow(place)) else {
         return true;
     };
     let Some(start) = handshake.and_then(|handshake| handshake.start(*side)) else {

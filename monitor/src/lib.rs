@@ -7,6 +7,7 @@ pub mod attach;
 pub mod classify;
 pub mod commands;
 pub mod config;
+pub mod discover;
 pub mod export;
 mod flow_table;
 pub mod inspect;

@@ -3,7 +3,7 @@
 use std::os::fd::AsRawFd as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow};
 use futures_util::StreamExt as _;
@@ -11,10 +11,11 @@ use monitor_common::Hook;
 use rtnetlink::{Handle, MulticastGroup, new_multicast_connection};
 use tokio::sync::watch;
 
-use crate::attach::object::{Counters, KernelHalf, ProgramTimes, Reading};
-use crate::attach::{Attacher, Change, Names, Policy, interfaces};
+use crate::attach::object::{Counters, Discovered, KernelHalf, ProgramTimes, Reading};
+use crate::attach::{Attacher, Change, Names, Policy, Standing, interfaces};
 use crate::classify::Classifier;
-use crate::config::Settings;
+use crate::config::{OnOff, Settings};
+use crate::discover::PortState;
 use crate::export::{Health, KernelCounts, KernelSource, Metrics, Tier, TierReason};
 use crate::pipeline::{Event, Pipeline};
 use crate::receive::Record;
@@ -25,6 +26,13 @@ const SETTLE: Duration = Duration::from_millis(100);
 
 /// Interfaces are listed so often even when the kernel says nothing: its messages can be lost when they are many.
 const RELIST: Duration = Duration::from_secs(10);
+
+/// An XDP hook that may become free soon is tried so often.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Lines about interfaces in each [`TALK_SPAN`]; the others are summed up in one. Pods may come and go by the dozen.
+const TALK_LINES: u32 = 32;
+const TALK_SPAN: Duration = Duration::from_secs(60);
 
 /// The reader of records looks up this often when none come.
 const POLL: Duration = Duration::from_millis(200);
@@ -52,7 +60,7 @@ pub async fn run(
     let patterns = interfaces::Patterns(settings.interface.clone());
     patterns.check(&interfaces::list(&handle).await?)?;
 
-    let (kernel, reading, counters) = KernelHalf::load()?;
+    let (kernel, reading, counters) = KernelHalf::load_with(settings.discover_plaintext == OnOff::On)?;
     let mut node = Node {
         attacher: Attacher::new(kernel, patterns, policy),
         settings: settings.clone(),
@@ -60,6 +68,7 @@ pub async fn run(
         metrics: Arc::clone(&metrics),
         times: Arc::default(),
         handle,
+        talk: Talk::default(),
     };
     node.reconcile().await?;
     node.attacher.require_one()?;
@@ -79,7 +88,7 @@ pub async fn run(
             message = messages.next() => if message.is_none() {
                 break Err(anyhow!("the netlink socket that follows the interfaces was closed"));
             },
-            () = tokio::time::sleep(RELIST) => {}
+            () = tokio::time::sleep(if node.attacher.waits() { RETRY } else { RELIST }) => {}
         }
         tokio::time::sleep(SETTLE).await;
         while futures_util::FutureExt::now_or_never(messages.next()).flatten().is_some() {}
@@ -109,6 +118,7 @@ struct Node {
     metrics: Arc<Metrics>,
     times: Arc<Mutex<Option<ProgramTimes>>>,
     handle: Handle,
+    talk: Talk,
 }
 
 impl Node {
@@ -120,42 +130,102 @@ impl Node {
             self.watch = watch;
         }
         let changes = self.attacher.reconcile(&interfaces::list(&self.handle).await?);
-        if changes.is_empty() {
-            return Ok(());
-        }
         for change in &changes {
             self.tell(change);
+        }
+        self.talk.sum_up();
+        if changes.is_empty() {
+            return Ok(());
         }
         let times = self.attacher.kernel().program_times()?;
         *self.times.lock().unwrap_or_else(PoisonError::into_inner) = Some(times);
         Ok(())
     }
 
-    fn tell(&self, change: &Change) {
+    fn tell(&mut self, change: &Change) {
+        let aloud = self.talk.may();
         match change {
             Change::Attached(interface, tc, xdp) => {
                 let name = interface.name.as_str();
                 self.metrics.attached(name, Hook::Tc, *tc);
                 match xdp {
-                    Ok(mode) => {
-                        self.metrics.attached(name, Hook::Xdp, *mode);
-                        tracing::info!(interface = name, tc = tc.label(), xdp = mode.label(), "attached");
-                    }
+                    Ok(mode) => self.metrics.attached(name, Hook::Xdp, *mode),
+                    Err(refusal) => self.metrics.not_attached(name, Hook::Xdp, refusal.reason),
+                }
+                match xdp {
+                    _ if !aloud => {}
+                    Ok(mode) => tracing::info!(interface = name, tc = tc.label(), xdp = mode.label(), "attached"),
                     Err(refusal) => {
-                        self.metrics.not_attached(name, Hook::Xdp, refusal.reason);
                         tracing::info!(interface = name, tc = tc.label(), no_xdp = %refusal.words, "attached; TC counts");
+                    }
+                }
+            }
+            Change::XdpAttached(interface, mode) => {
+                let name = interface.name.as_str();
+                self.metrics.attached(name, Hook::Xdp, *mode);
+                if aloud {
+                    tracing::info!(interface = name, xdp = mode.label(), "XDP has become free and counts from now on");
+                }
+            }
+            Change::Standing(interface, standing) => {
+                let name = interface.name.as_str();
+                self.metrics.behind_others(name, Hook::Tc, matches!(standing, Standing::Behind(_)));
+                match standing {
+                    _ if !aloud => {}
+                    Standing::First => tracing::info!(interface = name, "our TC programs see every packet again"),
+                    Standing::Behind(others) => tracing::warn!(
+                        interface = name,
+                        others = %others.join(", "),
+                        "others see packets before our TC programs; what they keep is not seen"
+                    ),
+                    Standing::Gone => {
+                        tracing::warn!(interface = name, "somebody removed our TC programs; attaching them again");
                     }
                 }
             }
             Change::Released(interface) => {
                 self.metrics.detached(&interface.name);
-                tracing::info!(interface = %interface.name, "released");
+                if aloud {
+                    tracing::info!(interface = %interface.name, "released");
+                }
             }
             Change::Refused(interface, refusal) => {
                 self.metrics.not_attached(&interface.name, Hook::Tc, refusal.reason);
-                tracing::warn!(interface = %interface.name, "not attached: {}", refusal.words);
+                if aloud {
+                    tracing::warn!(interface = %interface.name, "not attached: {}", refusal.words);
+                }
             }
         }
+    }
+}
+
+/// How much may still be said about interfaces.
+#[derive(Default)]
+struct Talk {
+    since: Option<Instant>,
+    lines: u32,
+    unsaid: u32,
+}
+
+impl Talk {
+    /// Whether one more line may be logged.
+    fn may(&mut self) -> bool {
+        self.since.get_or_insert_with(Instant::now);
+        self.lines += 1;
+        let may = self.lines <= TALK_LINES;
+        self.unsaid += u32::from(!may);
+        may
+    }
+
+    /// Says how much was not said, once the span is over.
+    fn sum_up(&mut self) {
+        if self.since.is_none_or(|since| since.elapsed() < TALK_SPAN) {
+            return;
+        }
+        if self.unsaid > 0 {
+            tracing::info!(changes = self.unsaid, "more changes of interfaces, not listed one by one");
+        }
+        *self = Self::default();
     }
 }
 
@@ -204,6 +274,10 @@ impl Reader {
             clock_offset(),
         );
         let metrics = Arc::clone(&node.metrics);
+        let mut sink = move |event: Event<'_>| {
+            log(&event);
+            sink(event);
+        };
         let stop = Arc::clone(stop);
         let (tell, ended) = tokio::sync::oneshot::channel();
         let read = move || {
@@ -213,6 +287,7 @@ impl Reader {
                 read_all(&mut reading, &mut pipeline, &metrics, &health, &mut sink);
                 pipeline.set_clock_offset(clock_offset());
                 pipeline.sweep(monotonic(), &mut sink);
+                forget(&mut reading.discovered, &mut pipeline);
                 health.beat();
                 if stopping {
                     break Ok(());
@@ -250,9 +325,34 @@ fn read_all(
             }
             None => metrics.malformed(),
         }
+        forget(&mut reading.discovered, pipeline);
         read += 1;
         if read % BEAT == 0 {
             health.beat();
+        }
+    }
+}
+
+/// Has the kernel side forget the ports that turned out to be of no interest.
+fn forget(discovered: &mut Discovered, pipeline: &mut Pipeline) {
+    for forget in pipeline.take_forget() {
+        tracing::debug!(port = forget.port, "not watched: no Kubernetes API in the clear was found there");
+        if let Err(error) = discovered.forget(&forget) {
+            tracing::warn!("a port stays watched: {error:#}");
+        }
+    }
+}
+
+/// What an operator has to know even without a reader of events.
+fn log(event: &Event<'_>) {
+    if let Event::Port(change) = event {
+        match change.state {
+            PortState::Found => {
+                tracing::warn!(port = change.port, "the Kubernetes API speaks there in the clear: watched")
+            }
+            PortState::Expired => {
+                tracing::info!(port = change.port, "no Kubernetes API there for an hour: not watched")
+            }
         }
     }
 }

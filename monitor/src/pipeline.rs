@@ -4,9 +4,10 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use monitor_common::{Decision, FlowKey, RecordFlags, RecordHeader, Role, Side, SourceClass, limits};
+use monitor_common::{Asked, Decision, FlowKey, RecordFlags, RecordHeader, Role, Side, SourceClass, limits};
 
-use crate::classify::{Classifier, Connection, Destination, ExposureKind, Outcome, RequestMeaning, Source};
+use crate::classify::{Classifier, Connection, Destination, ExposureKind, Outcome, PathClass, RequestMeaning, Source};
+use crate::discover::{CandidateOutcome, Discovery, Forget, News, OtherReply, PortState, Standing};
 use crate::export::metrics::Metrics;
 use crate::flow_table::{FlowTable, Place};
 use crate::inspect::{FirstRequest, Inspector, Observation, Protocol};
@@ -36,6 +37,19 @@ pub enum Event<'a> {
     Request(&'a Connection, usize),
     /// An exposure, once for each connection, as soon as it is known.
     Exposure(&'a Connection, ExposureKind),
+    /// A port that nobody named was found to speak the Kubernetes API in the clear, or has not done so for long.
+    Port(PortChange),
+}
+
+/// What changed about a port that nobody named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortChange {
+    /// When.
+    pub time: SystemTime,
+    /// The port.
+    pub port: u16,
+    /// What is so from now on.
+    pub state: PortState,
 }
 
 /// What goes back to the kernel half: a decision about a flow.
@@ -57,6 +71,7 @@ pub struct Pipeline {
     flows: FlowTable<Flow>,
     live: usize,
     classifier: Classifier,
+    discovery: Discovery,
     metrics: Arc<Metrics>,
     interface_names: InterfaceNames,
     /// Added to a record's time to make it one since 1970.
@@ -76,7 +91,6 @@ struct Reset {
 
 struct Flow {
     born: u64,
-    last_heard: u64,
     state: State,
 }
 
@@ -94,10 +108,13 @@ struct Live {
     streams: Streams,
     inspector: Inspector,
     decision: Decision,
+    last_heard: u64,
     /// Time and sender of a RST that nothing has contradicted yet.
     reset: Option<(u64, Side)>,
     /// It is among the pipeline's `resets`.
     reset_awaited: bool,
+    /// Whether anything is told of it: not on a port of which it is not known what speaks there.
+    told: bool,
     counted: bool,
     requests_reported: usize,
 }
@@ -114,6 +131,7 @@ impl Pipeline {
             flows: FlowTable::new(limits::FLOWS),
             live: 0,
             classifier,
+            discovery: Discovery::default(),
             metrics,
             interface_names,
             clock_offset,
@@ -133,8 +151,21 @@ impl Pipeline {
         self.live
     }
 
+    /// Ports that the kernel side is to forget, since the last call.
+    pub fn take_forget(&mut self) -> Vec<Forget> {
+        self.discovery.take_forget()
+    }
+
     /// Takes one record, and says what is decided about its flow where that has changed.
     pub fn record(&mut self, record: &Record<'_>, output: &mut impl FnMut(Event<'_>)) -> Option<Feedback> {
+        let feedback = self.read(record, output);
+        if record.header.role == Role::Discovered as u8 {
+            self.tell_discovery(record.header.time, output);
+        }
+        feedback
+    }
+
+    fn read(&mut self, record: &Record<'_>, output: &mut impl FnMut(Event<'_>)) -> Option<Feedback> {
         let header = &record.header;
         let Some(side) = Side::from_value(header.side) else {
             self.metrics.malformed();
@@ -142,11 +173,11 @@ impl Pipeline {
         };
         self.metrics.record(record.bytes.len());
         let place = self.admit(record, output)?;
-        let Self { flows, classifier, metrics, resets, .. } = self;
-        let Flow { last_heard, state: State::Live(live), .. } = flows.at(place)? else {
+        let Self { flows, classifier, discovery, metrics, resets, .. } = self;
+        let Flow { state: State::Live(live), .. } = flows.at(place)? else {
             return None;
         };
-        *last_heard = header.time;
+        live.last_heard = header.time;
         if header.flags & RecordFlags::RST != 0 {
             live.reset = live.reset.or(Some((header.time, side)));
             if !std::mem::replace(&mut live.reset_awaited, true) {
@@ -170,7 +201,7 @@ impl Pipeline {
             metrics.reassembly(&counts);
         }
         let ended = live.streams.ended();
-        if delivered || ended {
+        if (delivered || ended) && live.is_told(discovery) {
             live.classify(classifier, metrics, ended, output);
         }
         let feedback =
@@ -189,6 +220,12 @@ impl Pipeline {
     /// be.
     fn admit(&mut self, record: &Record<'_>, output: &mut impl FnMut(Event<'_>)) -> Option<Place> {
         let header = &record.header;
+        if header.role == Role::Discovered as u8 {
+            let (port, candidate) = (header.key.server_port, header.flags & RecordFlags::CANDIDATE != 0);
+            if self.discovery.seen(port, candidate, header.time) == Standing::Ignored {
+                return None;
+            }
+        }
         let known = self.flows.find(&header.key);
         if let Some(place) = known {
             self.flows.touch(place);
@@ -205,11 +242,14 @@ impl Pipeline {
         if header.length == 0 {
             return None;
         }
+        if header.role == Role::Discovered as u8 && !self.discovery.admits(&header.key) {
+            return None;
+        }
         let Some(live) = self.begin(header) else {
             self.metrics.malformed();
             return None;
         };
-        let flow = Flow { born: header.born, last_heard: header.time, state: State::Live(Box::new(live)) };
+        let flow = Flow { born: header.born, state: State::Live(Box::new(live)) };
         self.live += 1;
         let place = match known {
             Some(place) => {
@@ -221,7 +261,7 @@ impl Pipeline {
                 if let Some((_, Flow { state: State::Live(mut evicted), .. })) = gone {
                     self.live -= 1;
                     self.metrics.evicted();
-                    evicted.close(&mut self.classifier, &self.metrics, output);
+                    evicted.close(&mut self.classifier, &mut self.discovery, &self.metrics, output);
                 }
                 place
             }
@@ -250,8 +290,10 @@ impl Pipeline {
             streams: Streams::new(),
             inspector: Inspector::new(start_known),
             decision: Decision::Read,
+            last_heard: header.time,
             reset: None,
             reset_awaited: false,
+            told: role != Role::Discovered,
             counted: false,
             requests_reported: 0,
         })
@@ -269,6 +311,8 @@ impl Pipeline {
             self.next_idle_sweep = now + SWEEP_IDLE.as_nanos() as u64;
             self.sweep_idle(now, output);
         }
+        self.discovery.sweep(now);
+        self.tell_discovery(now, output);
     }
 
     fn sweep_resets(&mut self, now: u64, output: &mut impl FnMut(Event<'_>)) {
@@ -288,8 +332,11 @@ impl Pipeline {
     }
 
     fn sweep_idle(&mut self, now: u64, output: &mut impl FnMut(Event<'_>)) {
-        let flows = self.flows.from_oldest().take_while(|(_, flow)| over(now, flow.last_heard, IDLE));
-        let idle = flows.filter(|(_, flow)| matches!(flow.state, State::Live(_))).map(|(key, _)| *key);
+        let live = self.flows.from_oldest().filter_map(|(key, flow)| match &flow.state {
+            State::Live(live) => Some((key, live.last_heard)),
+            State::Done | State::Forgotten => None,
+        });
+        let idle = live.take_while(|(_, last_heard)| over(now, *last_heard, IDLE)).map(|(key, _)| *key);
         for key in idle.collect::<Vec<_>>() {
             if let Some(place) = self.flows.find(&key) {
                 self.metrics.expired();
@@ -298,21 +345,53 @@ impl Pipeline {
         }
     }
 
+    /// Tells what is new about ports, and drops the connections of which nothing will be told.
+    fn tell_discovery(&mut self, now: u64, output: &mut impl FnMut(Event<'_>)) {
+        for key in self.discovery.take_dropped() {
+            let Some(place) = self.flows.find(&key) else { continue };
+            let Some(flow) = self.flows.at(place) else { continue };
+            if matches!(flow.state, State::Live(_)) {
+                // Should the port be found later, what follows of it is read.
+                flow.state = State::Forgotten;
+                self.live -= 1;
+                self.metrics.set_flows(self.live);
+            }
+        }
+        let time = SystemTime::UNIX_EPOCH + self.clock_offset + Duration::from_nanos(now);
+        for news in self.discovery.take_news() {
+            let (port, state) = match news {
+                News::Decided(port, outcome) => {
+                    self.metrics.discovery_candidate(outcome);
+                    if outcome != CandidateOutcome::Kubernetes {
+                        continue;
+                    }
+                    (port, PortState::Found)
+                }
+                News::Expired(port) => (port, PortState::Expired),
+            };
+            self.metrics.set_discovered_ports(self.discovery.found());
+            output(Event::Port(PortChange { time, port, state }));
+        }
+    }
+
     /// Lists every connection that is still being read, as at the end of a capture or of the daemon.
     pub fn finish(&mut self, output: &mut impl FnMut(Event<'_>)) {
+        let mut now = 0;
         while let Some((_, flow)) = self.flows.pop_oldest() {
             if let State::Live(mut live) = flow.state {
-                live.close(&mut self.classifier, &self.metrics, output);
+                now = now.max(live.last_heard);
+                live.close(&mut self.classifier, &mut self.discovery, &self.metrics, output);
             }
         }
         self.live = 0;
         self.metrics.set_flows(0);
+        self.tell_discovery(now, output);
     }
 
     fn close(&mut self, place: Place, after: State, output: &mut impl FnMut(Event<'_>)) {
         let Some(flow) = self.flows.at(place) else { return };
         if let State::Live(mut live) = std::mem::replace(&mut flow.state, after) {
-            live.close(&mut self.classifier, &self.metrics, output);
+            live.close(&mut self.classifier, &mut self.discovery, &self.metrics, output);
             self.live -= 1;
             self.metrics.set_flows(self.live);
         }
@@ -320,6 +399,22 @@ impl Pipeline {
 }
 
 impl Live {
+    /// Whether anything is told of this connection. On a port that nobody named its replies decide that.
+    fn is_told(&mut self, discovery: &mut Discovery) -> bool {
+        let Destination { port, role, .. } = self.connection.destination;
+        if role != Role::Discovered {
+            return true;
+        }
+        let observation = &self.connection.observation;
+        if observation.kubernetes {
+            discovery.is_kubernetes(port, self.last_heard);
+        } else if observation.other_reply && !self.told {
+            discovery.is_other(port, other_reply(observation), self.last_heard);
+        }
+        self.told |= discovery.is_found(port);
+        self.told
+    }
+
     /// Brings what is known of the connection to its meaning, and tells what is new about it.
     fn classify(
         &mut self,
@@ -350,7 +445,13 @@ impl Live {
     }
 
     /// The connection's last word.
-    fn close(&mut self, classifier: &mut Classifier, metrics: &Metrics, output: &mut impl FnMut(Event<'_>)) {
+    fn close(
+        &mut self,
+        classifier: &mut Classifier,
+        discovery: &mut Discovery,
+        metrics: &Metrics,
+        output: &mut impl FnMut(Event<'_>),
+    ) {
         let Self { streams, inspector, connection, reset, .. } = self;
         streams.finish(&mut |chunk: Chunk<'_>| {
             count_gap(metrics, &chunk);
@@ -361,6 +462,9 @@ impl Live {
         }
         inspector.finish(&mut connection.observation);
         metrics.reassembly(&streams.take_counts());
+        if !self.is_told(discovery) {
+            return discovery.ended(self.connection.destination.port, self.last_heard);
+        }
         self.classify(classifier, metrics, true, output);
         metrics.handshake(&self.connection);
         if let Some(reason) = self.connection.observation.unclassified {
@@ -375,8 +479,33 @@ fn over(now: u64, since: u64, limit: Duration) -> bool {
     now.saturating_sub(since) > limit.as_nanos() as u64
 }
 
+/// What the first answer of a server that is not the Kubernetes API's says.
+fn other_reply(observation: &Observation) -> OtherReply {
+    let answered = observation.requests.iter().find(|request| request.status.is_some());
+    let health = answered.is_some_and(|request| RequestMeaning::of(request).path_class == PathClass::Health);
+    OtherReply {
+        asked: if health { Asked::Health } else { Asked::Api },
+        error: !answered.and_then(|request| request.status).is_some_and(|status| (200..300).contains(&status)),
+    }
+}
+
 fn count_gap(metrics: &Metrics, chunk: &Chunk<'_>) {
     if let Chunk::Gap { length, reason, .. } = chunk {
         metrics.gap(*reason, *length);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        for (name, size) in [
+            ("Flow", size_of::<Flow>()), ("Live", size_of::<Live>()), ("Connection", size_of::<Connection>()), ("Observation", size_of::<Observation>()),
+            ("Streams", size_of::<Streams>()), ("Inspector", size_of::<Inspector>()),
+            ("Request", size_of::<crate::inspect::Request>()), ("Tls", size_of::<crate::inspect::TlsObservation>()),
+        ] { println!("{name} {size}"); }
+        crate::inspect::print_sizes();
     }
 }

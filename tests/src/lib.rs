@@ -3,10 +3,15 @@
 //! Tests that need root are marked `#[ignore = "needs root"]`, so that a run by anybody else counts them as skipped;
 //! root runs them with `--include-ignored`, as `cargo xtask test` does.
 
+pub mod captures;
+pub mod daemon;
+pub mod foreign;
 pub mod frame;
 pub mod kernel;
 pub mod namespace;
 pub mod random;
+pub mod wire;
+pub mod sender;
 
 /// Stops a test that was asked for by name and that only root can run.
 ///

@@ -117,7 +117,7 @@ const CASES: [Case; 3] = [
             ("GET /livez?secret=1 HTTP/1.1", Some(("GET", "/livez", Some(true)))),
             ("POST /api/v1/a%20b HTTP/1.1\r\nCookie: x", Some(("POST", "/api/v1/a b", Some(true)))),
             ("GET /with HTTP/1.1\r\nAuthorization: Bearer x", None),
-            ("OPTIONS * HTTP/1.1", Some(("OPTIONS", "*", Some(true)))),
+            ("OPTIONS /apis HTTP/1.0", Some(("OPTIONS", "/apis", Some(true)))),
         ],
     ),
     (

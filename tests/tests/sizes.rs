@@ -38,6 +38,7 @@ fn the_maps_take_less_than_48_mib() {
     let expected = [
         "EVENTS",
         "FLOWS",
+        "GENERATION",
         "HANDSHAKES",
         "LOSSES",
         "PACKETS",
@@ -47,6 +48,7 @@ fn the_maps_take_less_than_48_mib() {
         "RECORDS",
         "SCRATCH",
         "SKIPS",
+        "SOURCES",
         "VERDICTS",
     ];
     assert_eq!(names, expected, "every map is added up");

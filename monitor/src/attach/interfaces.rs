@@ -23,6 +23,17 @@ pub struct Interface {
     pub xdp_program: Option<u32>,
 }
 
+impl Interface {
+    /// Whether it is still there under this name.
+    pub fn exists(&self) -> bool {
+        std::ffi::CString::new(self.name.as_str()).is_ok_and(|name| {
+            // SAFETY: the name ends with zero and lives until the call returns.
+            let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
+            index == self.index
+        })
+    }
+}
+
 /// The interfaces that are up, by index.
 ///
 /// # Errors

@@ -6,9 +6,10 @@ use aya::maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray, RingBuf};
 use aya::programs::{ProgramError, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader, Pod};
 use ipnet::IpNet;
-use monitor_common::{FlowKey, Hook, KernelEvent, LossReason, PacketCount, Skip, SourceClass, Verdict};
+use monitor_common::{Asked, FlowKey, Hook, KernelEvent, LossReason, PacketCount, Skip, SourceClass, Verdict};
 
 use super::privileges;
+use crate::discover::Forget;
 use crate::watch::Watch;
 
 /// The kernel half as it was compiled with this binary; empty where its compiler was missing.
@@ -45,6 +46,7 @@ pub struct KernelHalf {
     ports: Array<MapData, u8>,
     prefixes_ipv4: LpmTrie<MapData, [u8; 4], u8>,
     prefixes_ipv6: LpmTrie<MapData, [u8; 16], u8>,
+    prefix_generation: Array<MapData, u32>,
     loaded: Watch,
     /// XDP programs that this kernel does not take, and why.
     xdp_refused: Vec<(&'static str, String)>,
@@ -64,6 +66,30 @@ pub struct Reading {
     pub records: RingBuf<MapData>,
     /// Decisions about flows.
     pub verdicts: HashMap<MapData, FlowKey, Verdict>,
+    /// The tables by which discovered ports are forgotten.
+    pub discovered: Discovered,
+}
+
+/// The tables of ports that the kernel side discovers.
+pub struct Discovered {
+    ports: Array<MapData, u8>,
+    quiet: Array<MapData, u64>,
+}
+
+impl Discovered {
+    /// Watches a port that was discovered no longer, and leaves it alone for a while.
+    ///
+    /// # Errors
+    /// A table cannot be written.
+    pub fn forget(&mut self, forget: &Forget) -> Result<()> {
+        // Left alone first, or the next request makes it watched again.
+        for asked in Asked::ALL {
+            let index = asked.index(forget.port);
+            let until = forget.quiet_until[*asked as usize].max(self.quiet.get(&index, 0).unwrap_or(0));
+            self.quiet.set(index, until, 0).with_context(|| format!("leaving port {} alone", forget.port))?;
+        }
+        self.ports.set(u32::from(forget.port), 0, 0).with_context(|| format!("forgetting port {}", forget.port))
+    }
 }
 
 impl KernelHalf {
@@ -72,11 +98,23 @@ impl KernelHalf {
     /// # Errors
     /// The kernel refuses: no privilege, too old, or its verifier does not take a program.
     pub fn load() -> Result<(Self, Reading, Counters)> {
+        Self::load_with(true)
+    }
+
+    /// As [`Self::load`]; `discovers` says whether ports that nobody watches are looked at for an API in the clear,
+    /// which [`Self::load`] does.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn load_with(discovers: bool) -> Result<(Self, Reading, Counters)> {
         if OBJECT.is_empty() {
             bail!("this binary was built without its kernel object: run `cargo xtask setup`, then `cargo xtask build`");
         }
         privileges::raise_locked_memory();
-        let mut ebpf = EbpfLoader::new().load(OBJECT).map_err(explain_load)?;
+        let mut ebpf = EbpfLoader::new()
+            .override_global("DISCOVER", &u8::from(discovers), true)
+            .load(OBJECT)
+            .map_err(explain_load)?;
         // The loader makes the probe's maps too; the probe makes its own.
         for name in crate::probe::MAPS {
             drop(ebpf.take_map(name));
@@ -92,7 +130,12 @@ impl KernelHalf {
                 xdp_refused.push((name, format!("{:#}", explain_program(name, error))));
             }
         }
+        let ports = take(&mut ebpf, "PORTS")?;
         let reading = Reading {
+            discovered: Discovered {
+                ports: Array::try_from(again(&ports).context("map PORTS")?).context("map PORTS")?,
+                quiet: Array::try_from(take(&mut ebpf, "QUIET")?).context("map QUIET")?,
+            },
             records: RingBuf::try_from(take(&mut ebpf, "RECORDS")?).context("ring buffer RECORDS")?,
             verdicts: HashMap::try_from(take(&mut ebpf, "VERDICTS")?).context("map VERDICTS")?,
         };
@@ -103,9 +146,11 @@ impl KernelHalf {
             events: PerCpuArray::try_from(take(&mut ebpf, "EVENTS")?).context("map EVENTS")?,
         };
         let half = Self {
-            ports: Array::try_from(take(&mut ebpf, "PORTS")?).context("map PORTS")?,
+            ports: Array::try_from(ports).context("map PORTS")?,
             prefixes_ipv4: LpmTrie::try_from(take(&mut ebpf, "PREFIXES_IPV4")?).context("map PREFIXES_IPV4")?,
             prefixes_ipv6: LpmTrie::try_from(take(&mut ebpf, "PREFIXES_IPV6")?).context("map PREFIXES_IPV6")?,
+            prefix_generation: Array::try_from(take(&mut ebpf, "GENERATION")?)
+                .context("map GENERATION")?,
             loaded: Watch::default(),
             xdp_refused,
             ebpf,
@@ -119,6 +164,14 @@ impl KernelHalf {
     /// # Errors
     /// A table took no entry: more prefixes than `monitor_common::limits::PREFIXES`.
     pub fn watch(&mut self, watch: &Watch) -> Result<()> {
+        let outcome = self.load_tables(watch);
+        // Also after a failure: what was changed before it is to be seen.
+        let generation = self.prefix_generation.get(&0, 0).unwrap_or(0).wrapping_add(1);
+        self.prefix_generation.set(0, generation, 0).context("telling the kernel half that prefixes have changed")?;
+        outcome
+    }
+
+    fn load_tables(&mut self, watch: &Watch) -> Result<()> {
         for (port, role) in &watch.ports {
             self.ports.set(u32::from(*port), *role as u8 + 1, 0).with_context(|| format!("watching port {port}"))?;
         }
@@ -282,6 +335,14 @@ fn take(ebpf: &mut Ebpf, name: &str) -> Result<aya::maps::Map> {
     ebpf.take_map(name).ok_or_else(|| anyhow!("the kernel object has no map {name}"))
 }
 
+/// The same array by a descriptor of its own, for the other of two that write it.
+fn again(map: &aya::maps::Map) -> Result<aya::maps::Map> {
+    use std::os::fd::AsFd as _;
+    let aya::maps::Map::Array(data) = map else { bail!("is no array") };
+    let descriptor = data.fd().as_fd().try_clone_to_owned().context("duplicating its descriptor")?;
+    Ok(aya::maps::Map::Array(MapData::from_fd(descriptor)?))
+}
+
 fn typed<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P>
 where
     &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = ProgramError>,
@@ -307,7 +368,7 @@ fn explain_program(name: &str, error: ProgramError) -> anyhow::Error {
         tracing::debug!(program = name, %verifier_log, "what the kernel's verifier said");
         let last = verifier_log.to_string();
         // Behind its verdict the verifier prints statistics.
-        let statistics = ["processed ", "verification time", "stack depth"];
+        let statistics = ["processed ", "verification time", "stack depth", "insns processed"];
         let last = last
             .lines()
             .rev()

@@ -139,6 +139,15 @@ fn each_exposure_is_told_once_and_as_soon_as_it_is_known() {
 }
 
 #[test]
+fn a_request_counts_that_came_before_the_api_was_known_for_what_it_is() {
+    let mut classifier = Classifier::new(&Settings::default());
+    let mut seen = connection(SourceClass::Pod, Role::Insecure, plaintext(Protocol::Http1, false, Credential::None));
+    assert_eq!(classifier.classify(&mut seen), []);
+    seen.observation.kubernetes = true;
+    assert_eq!(classifier.classify(&mut seen), [ExposureKind::PlaintextApi, ExposureKind::AnonymousRequest]);
+}
+
+#[test]
 fn requests_get_their_meaning_index_by_index() {
     let mut classifier = Classifier::new(&Settings::default());
     let mut seen = connection(SourceClass::Pod, Role::Insecure, plaintext(Protocol::Http1, false, Credential::Bearer));

@@ -4,17 +4,16 @@ use std::io::{self, Write as _};
 use std::net::TcpListener;
 
 use anyhow::Context as _;
-use aya::programs::{SchedClassifier, TcAttachType};
+use aya::programs::TcAttachType;
 use aya::util::KernelVersion;
-use futures_util::TryStreamExt as _;
 use monitor_common::closed_set;
-use rtnetlink::Handle;
 use serde::Serialize;
 
 use super::arguments::CheckArgs;
+use crate::attach::hooks::CLSACT_PRIORITY;
 use crate::attach::interfaces::{self, Interface, Patterns};
 use crate::attach::object::{KernelHalf, program};
-use crate::attach::privileges;
+use crate::attach::{privileges, traffic_control};
 use crate::config::{Output, Settings};
 
 /// The oldest kernel that is supported: what the kernel half needs (ring buffer 5.8, CAP_BPF 5.8) and is tested on.
@@ -55,11 +54,12 @@ fn word<S: serde::Serializer>(status: &Status, serializer: S) -> Result<S::Ok, S
 /// # Errors
 /// Something does not: `run` would fail.
 pub fn run(_args: &CheckArgs, settings: Settings) -> anyhow::Result<()> {
+    let output = settings.output_of("check", CheckArgs::FORMATS)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let findings = runtime.context("starting the async runtime")?.block_on(look(&settings))?;
     let mut out = io::stdout().lock();
-    match settings.output {
-        Some(Output::Json) => {
+    match output {
+        Output::Json => {
             serde_json::to_writer(&mut out, &findings).map_err(io::Error::from)?;
             writeln!(out)?;
         }
@@ -87,7 +87,7 @@ async fn look(settings: &Settings) -> anyhow::Result<Vec<Finding>> {
         findings.push(finding("interfaces", Status::Failed, error.to_string()));
     }
     for interface in up.iter().filter(|interface| patterns.wants(&interface.name)) {
-        findings.extend(hooks(interface, &handle, settings).await);
+        findings.extend(hooks(interface, settings));
     }
     Ok(findings)
 }
@@ -151,7 +151,7 @@ fn programs() -> Vec<Finding> {
     vec![finding("TC programs", Status::Ok, "load"), xdp]
 }
 
-async fn hooks(interface: &Interface, handle: &Handle, settings: &Settings) -> Vec<Finding> {
+fn hooks(interface: &Interface, settings: &Settings) -> Vec<Finding> {
     let name = &interface.name;
     let xdp = match interface.xdp_program {
         Some(id) => finding(
@@ -170,34 +170,54 @@ async fn hooks(interface: &Interface, handle: &Handle, settings: &Settings) -> V
     let mut findings = vec![xdp];
     for (direction, word) in [(TcAttachType::Ingress, "ingress"), (TcAttachType::Egress, "egress")] {
         let check = format!("{name} TC {word}");
-        let tcx = SchedClassifier::query_tcx(name, direction);
-        let clsact = filters(handle, interface.index, direction).await;
-        let found = match tcx {
-            Ok((_, programs)) if programs.is_empty() => finding(check, Status::Ok, "free"),
-            Ok((_, programs)) => {
-                let names: Vec<&str> = programs.iter().filter_map(|program| program.name_as_str()).collect();
-                finding(check, Status::Ok, format!("shared with {}; we go first", names.join(", ")))
+        findings.push(match others(interface, direction, settings) {
+            Ok(Others { before, behind }) if before.is_empty() && behind.is_empty() => {
+                finding(check, Status::Ok, "free")
             }
-            Err(_) if clsact == 0 => finding(check, Status::Ok, "free"),
-            Err(_) => finding(
+            Ok(Others { before, behind }) if before.is_empty() => {
+                finding(check, Status::Ok, format!("shared with {}; we go first", behind.join(", ")))
+            }
+            Ok(Others { before, .. }) => finding(
                 check,
                 Status::Limited,
-                format!("{clsact} filters of others are there; packets that one before ours keeps are not seen"),
+                format!(
+                    "{} go first and stay; packets that they drop, redirect or end the chain for are not seen",
+                    before.join(", ")
+                ),
             ),
-        };
-        findings.push(found);
+            Err(error) => finding(check, Status::Limited, format!("cannot tell what is there: {error}")),
+        });
     }
     findings
 }
 
-/// Filters on a clsact qdisc; 0 where there is none.
-async fn filters(handle: &Handle, index: u32, direction: TcAttachType) -> usize {
-    let mut filters = handle.traffic_filter(index as i32);
-    let request = match direction {
-        TcAttachType::Egress => filters.get().egress(),
-        _ => filters.get().ingress(),
-    };
-    // Without a clsact qdisc the kernel answers with an error.
-    let found: Vec<_> = request.execute().try_collect().await.unwrap_or_default();
-    found.len()
+/// Programs of others on a TC hook, by name.
+struct Others {
+    /// Those that would see packets before ours.
+    before: Vec<String>,
+    /// Those that see them after ours.
+    behind: Vec<String>,
+}
+
+/// What is on this hook beside programs of a running monitor.
+fn others(interface: &Interface, direction: TcAttachType, settings: &Settings) -> io::Result<Others> {
+    let by_tcx = settings.tcx && KernelVersion::current().is_ok_and(|version| version >= TCX);
+    let mut others = Others { before: Vec::new(), behind: Vec::new() };
+    let of_chain = if by_tcx { &mut others.behind } else { &mut others.before };
+    for id in traffic_control::tcx_programs(interface.index, direction)? {
+        let name = traffic_control::program_name(id);
+        // The kernel keeps 15 bytes of a name.
+        if !program::TC.iter().any(|ours| ours.starts_with(&name)) {
+            of_chain.push(name);
+        }
+    }
+    for filter in traffic_control::filters(interface.index, direction)? {
+        if program::TC.contains(&filter.name()) {
+            continue;
+        }
+        let first = !by_tcx && filter.priority <= CLSACT_PRIORITY;
+        let name = format!("filter {} of priority {}", filter.name(), filter.priority);
+        if first { &mut others.before } else { &mut others.behind }.push(name);
+    }
+    Ok(others)
 }

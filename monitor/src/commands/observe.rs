@@ -51,7 +51,10 @@ const DETACH: Duration = Duration::from_secs(5);
 /// There is no monitor at `--from`, it breaks off, or nothing can be attached here.
 pub fn run(args: &ObserveArgs, settings: Settings) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    let output = if settings.output == Some(config::Output::Json) { Output::Json } else { Output::Text };
+    let output = match settings.output_of("observe", ObserveArgs::FORMATS)? {
+        config::Output::Json => Output::Json,
+        _ => Output::Text,
+    };
     let filter = args.filter();
     let observed = observe(&settings, args.from.as_deref(), &filter, output);
     runtime.context("starting the async runtime")?.block_on(observed)

@@ -17,7 +17,7 @@ use crate::replay::{Capture, replay, table::Summary};
 /// A file cannot be read, is no capture or is cut short. What could be read is printed all the same, and the other
 /// files are read too; the first error is returned.
 pub fn run(args: &ReplayArgs, settings: Settings) -> anyhow::Result<()> {
-    let output = settings.output.unwrap_or(Output::Table);
+    let output = settings.output_of("replay", ReplayArgs::FORMATS)?;
     let metrics = Arc::new(Metrics::new());
     let mut counts = KernelCounts::default();
     let mut out = io::BufWriter::with_capacity(1 << 16, io::stdout().lock());

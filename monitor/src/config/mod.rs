@@ -78,6 +78,9 @@ settings! {
     /// Whether the API server answers an unauthenticated first request over HTTP/2 with GOAWAY, as 1.29 and later do by
     /// default; `auto`: once it was seen to.
     unauthenticated_goaway: UnauthenticatedGoaway, One<Word<UnauthenticatedGoaway>> = "auto", "auto|on|off";
+    /// Whether an API in the clear is looked for on ports that are named nowhere: a request to an API server's path
+    /// there makes the port watched, until a reply shows that it is something else.
+    discover_plaintext: OnOff, One<Word<OnOff>> = "on", "on|off";
     /// Address and port where `/metrics`, `/livez`, `/readyz` and `/events` are served.
     listen: SocketAddr, One<AddressAndPort> = "127.0.0.1:9464", "ADDRESS:PORT";
     /// Whether generic XDP counts where an interface has no native one; otherwise TC counts there.
@@ -96,6 +99,16 @@ closed_set! {
         /// It does (Kubernetes 1.29 and later by default).
         On = "on",
         /// It does not.
+        Off = "off",
+    }
+}
+
+closed_set! {
+    /// Whether something is done.
+    OnOff {
+        /// It is.
+        On = "on",
+        /// It is not.
         Off = "off",
     }
 }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::{IpNet, Ipv4Net};
 
-use super::{Output, UnauthenticatedGoaway};
+use super::{OnOff, Output, UnauthenticatedGoaway};
 
 /// How many values a setting takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -246,4 +246,4 @@ macro_rules! word {
     )+ };
 }
 
-word!(UnauthenticatedGoaway, Output);
+word!(UnauthenticatedGoaway, OnOff, Output);

@@ -7,6 +7,7 @@ use monitor_common::{Hook, LossReason, Role, Skip, SourceClass, closed_set};
 
 use crate::attach::{AttachMode, NotAttached};
 use crate::classify::{ExposureKind, Outcome, PathClass, Verb};
+use crate::discover::CandidateOutcome;
 use crate::inspect::{ClientCertificate, Credential, Evidence, FirstRequest, Protocol, TlsHandshake, Unclassified};
 use crate::reassemble::GapReason;
 
@@ -163,6 +164,11 @@ definitions! {
     ANONYMOUS_REQUESTS = Counter "api_exposure_anonymous_requests_total" [SOURCE, VERB, PATH_CLASS, Label { name: "decision", words: DECISION }, EVIDENCE]
         "Exact, not inferred: requests to the Kubernetes API without a credential. Evidence plaintext was read in the clear, where decision is denied for the status codes 401 and 403 and allowed for any other.";
 
+    DISCOVERED_PORTS = Gauge(present) "api_exposure_discovered_ports" []
+        "Ports named nowhere on which the Kubernetes API was found speaking in the clear and that are watched now, as role discovered. 0 where --discover-plaintext is off.";
+    DISCOVERY_CANDIDATES = Counter(present) "api_exposure_discovery_candidates_total" [Label { name: "outcome", words: words!(CandidateOutcome) }]
+        "Ports named nowhere to which a request for an API server's path was sent in the clear, by what became of them: their reply was the Kubernetes API's, or another server's, or none was seen, or there were too many to look at. All but the first are left alone for a while.";
+
     PACKETS = Counter(present) "api_exposure_packets_total" [ROLE, SOURCE]
         "TCP packets to and from watched ports as the kernel side counted them, by what the port is meant to be and where the client's address belongs. A packet that passes two watched interfaces counts on each.";
     BYTES = Counter(present) "api_exposure_bytes_total" [ROLE, SOURCE]
@@ -209,6 +215,8 @@ definitions! {
         "1 where a program of this monitor is attached, by interface, hook and way of attaching.";
     NOT_ATTACHED = Gauge "api_exposure_not_attached" [INTERFACE, HOOK, Label { name: "reason", words: words!(NotAttached) }]
         "1 where a program of this monitor should be attached and is not, by interface, hook and reason. Where XDP is missing, TC counts instead; where TC is missing, nothing is read there.";
+    BEHIND_OTHERS = Gauge "api_exposure_behind_others" [INTERFACE, HOOK]
+        "1 where programs of others see an interface's packets before this monitor's program on the same hook: what they drop, redirect or end the chain for is not seen there. The log and the command check name them.";
     DETECTION_TIER = Gauge "api_exposure_detection_tier" [Label { name: "tier", words: words!(Tier) }, Label { name: "reason", words: words!(TierReason) }]
         "Which evidence works now: 1 with reason working, 0 with the reason why it does not. plaintext, tls_clear, probe and audit are exact; record_length and goaway are inferred.";
     KERNEL_PROGRAM_RUN_SECONDS = Counter "api_exposure_kernel_program_run_seconds_total" [PROGRAM]

@@ -28,6 +28,11 @@ impl Filter {
             Event::Exposure(connection, kind) => {
                 self.wants_ends(connection) && (self.exposure.is_empty() || self.exposure.contains(&kind))
             }
+            Event::Port(_) => {
+                self.source.is_empty()
+                    && (self.exposure.is_empty() || self.exposure.contains(&ExposureKind::PlaintextApi))
+                    && (self.role.is_empty() || self.role.contains(&Role::Discovered))
+            }
         }
     }
 
@@ -87,6 +92,8 @@ fn extend<T: Copy>(
 mod tests {
     use super::super::examples::{anonymous_over_tls, plaintext};
     use super::*;
+    use crate::discover::PortState;
+    use crate::pipeline::PortChange;
 
     #[test]
     fn queries_are_read_back() {
@@ -125,5 +132,10 @@ mod tests {
         assert!(wants("exposure=plaintext_api", Event::Request(&clear, 0)));
         assert!(wants("exposure=plaintext_api", Event::Exposure(&clear, ExposureKind::PlaintextApi)));
         assert!(!wants("exposure=plaintext_api", Event::Exposure(&clear, ExposureKind::ExternalSource)));
+        let port = PortChange { time: clear.time, port: 31_234, state: PortState::Found };
+        assert!(
+            wants("", Event::Port(port)) && wants("role=discovered,secure&exposure=plaintext_api", Event::Port(port))
+        );
+        assert!(!wants("role=secure", Event::Port(port)) && !wants("source=public", Event::Port(port)));
     }
 }

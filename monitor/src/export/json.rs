@@ -1,17 +1,18 @@
-//! One line of JSON for a connection, a request or an exposure.
+//! One line of JSON for a connection, a request, an exposure or a port.
 //!
 //! Absent knowledge is `null` or the word `unknown`, never a default that looks like knowledge. Names may be added, not
 //! changed. No query, token or body is ever in a line: the stages before do not keep them.
 
 use std::net::IpAddr;
 
+use monitor_common::Role;
 use serde::{Serialize, Serializer};
 
 use super::time::Timestamp;
 use super::{FirstRequestFacts, alpn_evidence, first_request};
 use crate::classify::{Connection, ExposureKind, RequestMeaning};
 use crate::inspect::{Credential, Evidence, Request, TlsObservation};
-use crate::pipeline::Event;
+use crate::pipeline::{Event, PortChange};
 
 /// Appends the event's line, its newline included. Nothing is appended for a request that the connection does not list.
 pub fn write_event(lines: &mut Vec<u8>, event: &Event<'_>) -> serde_json::Result<()> {
@@ -35,6 +36,18 @@ pub fn write_event(lines: &mut Vec<u8>, event: &Event<'_>) -> serde_json::Result
             connection,
             ExposureBody { kind: kind.label(), protocol: connection.observation.protocol.label() },
         ),
+        Event::Port(PortChange { time, port, state }) => {
+            let line = PortLine {
+                r#type: "port",
+                time: Timestamp(time),
+                port,
+                role: Role::Discovered.label(),
+                state: state.label(),
+            };
+            serde_json::to_writer(&mut *lines, &line)?;
+            lines.push(b'\n');
+            Ok(())
+        }
     }
 }
 
@@ -89,6 +102,16 @@ struct Line<'a, T> {
     destination: DestinationObject,
     #[serde(flatten)]
     body: T,
+}
+
+/// What changed about a port that nobody named.
+#[derive(Serialize)]
+struct PortLine {
+    r#type: &'static str,
+    time: Timestamp,
+    port: u16,
+    role: &'static str,
+    state: &'static str,
 }
 
 #[derive(Serialize)]

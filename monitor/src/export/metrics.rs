@@ -14,6 +14,7 @@ use super::process::ProcessCollector;
 use super::{FirstRequestFacts, first_request};
 use crate::attach::{AttachMode, NotAttached};
 use crate::classify::{Connection, ExposureKind, RequestMeaning};
+use crate::discover::CandidateOutcome;
 use crate::inspect::{Credential, Evidence, Request, Unclassified};
 use crate::pipeline::Event;
 use crate::reassemble::{Counts, GapReason};
@@ -31,6 +32,8 @@ pub struct Metrics {
     first_requests: Family<4>,
     plaintext_requests: Family<6>,
     anonymous_requests: Family<5>,
+    discovered_ports: Family<0>,
+    discovery_candidates: Family<1>,
 
     records_received: Family<0>,
     record_bytes_received: Family<0>,
@@ -47,6 +50,7 @@ pub struct Metrics {
 
     attached: OpenFamily,
     not_attached: OpenFamily,
+    behind_others: OpenFamily,
     detection_tier: OpenFamily,
 
     event_readers: Family<0>,
@@ -86,6 +90,8 @@ impl Metrics {
             first_requests: register(&registry, &definitions::FIRST_REQUESTS)?,
             plaintext_requests: register(&registry, &definitions::PLAINTEXT_REQUESTS)?,
             anonymous_requests: register(&registry, &definitions::ANONYMOUS_REQUESTS)?,
+            discovered_ports: register(&registry, &definitions::DISCOVERED_PORTS)?,
+            discovery_candidates: register(&registry, &definitions::DISCOVERY_CANDIDATES)?,
             records_received: register(&registry, &definitions::RECORDS_RECEIVED)?,
             record_bytes_received: register(&registry, &definitions::RECORD_BYTES_RECEIVED)?,
             records_malformed: register(&registry, &definitions::RECORDS_MALFORMED)?,
@@ -100,6 +106,7 @@ impl Metrics {
             out_of_order: register(&registry, &definitions::REASSEMBLY_OUT_OF_ORDER)?,
             attached: register_open(&registry, &definitions::ATTACHED)?,
             not_attached: register_open(&registry, &definitions::NOT_ATTACHED)?,
+            behind_others: register_open(&registry, &definitions::BEHIND_OTHERS)?,
             detection_tier: register_open(&registry, &definitions::DETECTION_TIER)?,
             event_readers: register(&registry, &definitions::EVENT_READERS)?,
             event_readers_refused: register(&registry, &definitions::EVENT_READERS_REFUSED)?,
@@ -150,6 +157,8 @@ impl Metrics {
             }
             Event::Request(connection, index) => self.request(connection, index),
             Event::Exposure(connection, kind) => self.exposure(connection, kind),
+            // The pipeline counts ports itself: what became of most is no event.
+            Event::Port(_) => {}
         }
     }
 
@@ -219,6 +228,16 @@ impl Metrics {
     /// An exposure, once for each connection and kind.
     pub fn exposure(&self, connection: &Connection, kind: ExposureKind) {
         self.exposures.increment([kind as usize, connection.source.class as usize]);
+    }
+
+    /// A port that nobody named was decided about.
+    pub fn discovery_candidate(&self, outcome: CandidateOutcome) {
+        self.discovery_candidates.increment([outcome as usize]);
+    }
+
+    /// How many such ports are watched now because the Kubernetes API speaks there.
+    pub fn set_discovered_ports(&self, ports: usize) {
+        self.discovered_ports.set([], ports as u64);
     }
 
     /// A connection that could not be read, or not to its end.
@@ -291,6 +310,16 @@ impl Metrics {
     pub fn detached(&self, interface: &str) {
         self.attached.remove(|words| is(words, 0, interface));
         self.not_attached.remove(|words| is(words, 0, interface));
+        self.behind_others.remove(|words| is(words, 0, interface));
+    }
+
+    /// Whether programs of others see packets before ours.
+    pub fn behind_others(&self, interface: &str, hook: Hook, behind: bool) {
+        if behind {
+            self.behind_others.set(&[interface, hook.label()], 1.0);
+        } else {
+            self.behind_others.remove(|words| is(words, 0, interface) && is(words, 1, hook.label()));
+        }
     }
 
     /// Whether a source of evidence works, and why not.

@@ -102,6 +102,11 @@ impl BodyReader {
         self.state == State::Kubernetes
     }
 
+    /// Whether the rest of the body, whatever it is, will not tell.
+    pub fn is_other(&self) -> bool {
+        self.state == State::Other
+    }
+
     fn byte(&mut self, byte: u8) -> State {
         match self.state {
             State::Begin(seen) => match byte {

@@ -15,6 +15,8 @@ pub struct Observation {
     pub requests_omitted: u64,
     /// The replies' content says that this is the Kubernetes API.
     pub kubernetes: bool,
+    /// A reply was read as far as it is looked at, and nothing in it says that this is the Kubernetes API.
+    pub other_reply: bool,
     /// HTTP in the clear that a TLS port answered with its 400 ("Client sent an HTTP request to an HTTPS server") or
     /// with a TLS alert: no bypass.
     pub refused_by_tls_server: bool,

@@ -13,7 +13,7 @@ pub use capture::{Capture, CaptureError, Frame, Start};
 use monitor_common::RecordHeader;
 
 use crate::classify::Classifier;
-use crate::config::Settings;
+use crate::config::{OnOff, Settings};
 use crate::export::{KernelCounts, Metrics};
 use crate::pipeline::{Event, Pipeline};
 use native::NativeKernel;
@@ -37,7 +37,8 @@ pub fn replay(
     let known = Arc::clone(&names);
     let interface_name =
         move |index: u32| known.read().unwrap_or_else(PoisonError::into_inner).get(&index).map(Arc::clone);
-    let mut kernel = NativeKernel::new(Watch::new(settings, &[]));
+    let discovers = settings.discover_plaintext == OnOff::On;
+    let mut kernel = NativeKernel::new(Watch::new(settings, &[])).discovering(discovers);
     let mut pipeline =
         Pipeline::new(Classifier::new(settings), Arc::clone(metrics), Box::new(interface_name), Duration::ZERO);
     let mut progress = Progress::new(capture.name(), capture.total());
@@ -64,6 +65,9 @@ pub fn replay(
         }
         for decided in feedback.drain(..) {
             kernel.decide(&decided.key, decided.born, decided.decision);
+        }
+        for forget in pipeline.take_forget() {
+            kernel.forget(&forget);
         }
         progress.at(capture.position());
     };

@@ -1,17 +1,20 @@
 //! The kernel half, run natively: parse, select and track over a capture's frames, with tables of this process in
 //! place of the kernel's maps.
 
+use std::collections::{HashMap, HashSet};
+
 use monitor_common::{
-    Decision, FlowKey, FlowState, Handshake, Hook, KernelEvent, PacketCount, RecordFlags, RecordHeader, Role, Skip,
-    SourceClass, Verdict, limits,
+    Asked, Decision, FlowKey, FlowState, Handshake, Hook, KernelEvent, PacketCount, RecordFlags, RecordHeader, Role,
+    Skip, SourceClass, Verdict, limits,
 };
 use monitor_ebpf::parse::{Segment, parse_ethernet, parse_network};
 use monitor_ebpf::select::select;
 use monitor_ebpf::tables::Tables;
 use monitor_ebpf::track::track;
 
+use crate::discover::Forget;
 use crate::export::KernelCounts;
-use crate::flow_table::FlowTable;
+use crate::flow_table::{FlowTable, Place};
 use crate::receive::Record;
 use crate::replay::Start;
 use crate::watch::Watch;
@@ -30,6 +33,14 @@ pub struct NativeKernel {
 
 struct NativeTables {
     watch: Watch,
+    discovers: bool,
+    /// Ports that were discovered.
+    discovered: HashSet<u16>,
+    /// Until when a port is not discovered, by what is asked of it: [`Asked::index`].
+    quiet: HashMap<u32, u64>,
+    /// Time of the frame at hand, and the birth of a flow that begins with it.
+    now: u64,
+    born: u64,
     handshakes: Vec<Handshake>,
     flows: FlowTable<FlowState>,
     begun: u64,
@@ -42,6 +53,11 @@ impl NativeKernel {
         Self {
             tables: NativeTables {
                 watch,
+                discovers: true,
+                discovered: HashSet::new(),
+                quiet: HashMap::new(),
+                now: 0,
+                born: 0,
                 handshakes: vec![Handshake::default(); limits::HANDSHAKES as usize],
                 flows: FlowTable::new(limits::FLOWS),
                 begun: 0,
@@ -72,6 +88,21 @@ impl NativeKernel {
         }
     }
 
+    /// Whether ports that nobody watches are looked at for an API in the clear; they are by default.
+    pub fn discovering(mut self, discovers: bool) -> Self {
+        self.tables.discovers = discovers;
+        self
+    }
+
+    /// Watches a port that was discovered no longer, and leaves it alone for a while.
+    pub fn forget(&mut self, forget: &Forget) {
+        self.tables.discovered.remove(&forget.port);
+        for asked in Asked::ALL {
+            let until = self.tables.quiet.entry(asked.index(forget.port)).or_default();
+            *until = (*until).max(forget.quiet_until[*asked as usize]);
+        }
+    }
+
     /// Takes one frame that was captured at `time` (nanoseconds since 1970) on interface `tap`, and delivers its
     /// records.
     pub fn frame(&mut self, start: Start, time: u64, tap: u32, frame: &[u8], deliver: impl FnMut(Record<'_>)) {
@@ -88,6 +119,7 @@ impl NativeKernel {
         frame: &[u8],
         deliver: impl FnMut(Record<'_>),
     ) -> Result<(), Skip> {
+        self.tables.now = time;
         let segment: Segment = match start {
             Start::Ethernet => parse_ethernet(frame),
             Start::Network { offset, ether_type } => parse_network(frame, offset, ether_type),
@@ -99,9 +131,10 @@ impl NativeKernel {
         count.bytes += watched.wire_length as u64;
         // Captures without times, or of one tick, must not give two connections the same birth.
         let born = time.max(self.last_born + 1);
+        self.tables.born = born;
         let begun = self.tables.begun;
         let payload = watched.tcp.payload;
-        let wanted = track(frame, &watched, &mut self.tables, born, tap, &mut self.header)?;
+        let wanted = track(frame, &watched, &mut self.tables, tap, &mut self.header)?;
         if self.tables.begun != begun {
             self.last_born = born;
         }
@@ -136,7 +169,8 @@ impl NativeKernel {
 
     /// Takes over what user space has decided about the flow with this key that was born then.
     pub fn decide(&mut self, key: &FlowKey, born: u64, decision: Decision) {
-        if let Some(flow) = self.tables.flow(key)
+        if let Some(place) = self.tables.find(key)
+            && let Some(flow) = self.tables.flow(place)
             && flow.born == born
         {
             flow.decision = decision as u8;
@@ -159,8 +193,26 @@ impl NativeKernel {
 }
 
 impl Tables for NativeTables {
+    type Place = Place;
+
+    fn now(&self) -> u64 {
+        self.born
+    }
+
     fn role(&self, port: u16) -> Option<Role> {
-        self.watch.role(port)
+        self.watch.role(port).or_else(|| self.discovered.contains(&port).then_some(Role::Discovered))
+    }
+
+    fn discovers(&self) -> bool {
+        self.discovers
+    }
+
+    fn claim(&mut self, port: u16, asked: Asked) -> bool {
+        let quiet = self.quiet.get(&asked.index(port)).is_some_and(|until| self.now < *until);
+        if !quiet {
+            self.discovered.insert(port);
+        }
+        !quiet
     }
 
     fn source(&self, address: &[u8; 16]) -> SourceClass {
@@ -171,21 +223,27 @@ impl Tables for NativeTables {
         self.handshakes.get_mut(index as usize)
     }
 
-    fn flow(&mut self, key: &FlowKey) -> Option<&mut FlowState> {
+    fn find(&mut self, key: &FlowKey) -> Option<Place> {
         let place = self.flows.find(key)?;
         self.flows.touch(place);
+        Some(place)
+    }
+
+    fn flow(&mut self, place: Place) -> Option<&mut FlowState> {
         self.flows.at(place)
     }
 
-    fn begin(&mut self, key: &FlowKey, fill: impl FnOnce(&mut FlowState)) -> bool {
+    fn begin(&mut self, key: &FlowKey, fill: impl FnOnce(&mut FlowState)) -> Option<Place> {
         let mut state = FlowState { born: 0, sides: Default::default(), decision: 0, closed: 0, reserved: [0; 6] };
         fill(&mut state);
-        match self.flow(key) {
-            Some(flow) => *flow = state,
-            None => drop(self.flows.insert(*key, state)),
-        }
         self.begun += 1;
-        true
+        match self.find(key) {
+            Some(place) => {
+                *self.flow(place)? = state;
+                Some(place)
+            }
+            None => Some(self.flows.insert(*key, state).0),
+        }
     }
 
     fn take_verdict(&mut self, _key: &FlowKey) -> Option<Verdict> {

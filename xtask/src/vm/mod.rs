@@ -29,6 +29,9 @@ pub struct Arguments {
     /// Look for newer packages of the kernels; without it those that were fetched once are used.
     #[arg(long)]
     update: bool,
+    /// Only load the programs and count what the verifier follows.
+    #[arg(long)]
+    verifier: bool,
 }
 
 /// Runs the command: prints one table, and fails when a test failed.
@@ -42,7 +45,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         let what = format!("the kernel of Debian {}", kernel.suite);
         let files = steps.within(&what, || kernels::fetch(kernel, arguments.update))?;
         let what = format!("boot {}, test, end", files.release);
-        columns.push(steps.within(&what, || machine::run(&guest, &files))?);
+        columns.push(steps.within(&what, || machine::run(&guest, &files, arguments.verifier))?);
     }
     print!("\n{}", table::Table(&columns));
     let failures: usize = columns.iter().map(table::Column::failures).sum();

@@ -43,6 +43,14 @@ fn render(event: &Value, coloured: bool) -> Option<String> {
 
     // The time of day to the millisecond: 2026-11-23T17:00:00.123456Z.
     let time = event.get("time")?.as_str()?.get(11..23)?;
+    if kind == "port" {
+        let (port, state) = (event.get("port")?.as_u64()?, word(event, "/state")?);
+        let what = match state.as_str() {
+            "found" => paint(RED, format!("port {port}: the Kubernetes API was found in the clear")),
+            _ => format!("port {port}: {state}"),
+        };
+        return Some(format!("{}  {what}", paint(DIM, printable(time))));
+    }
     let class = word(event, "/source/class")?;
     let source = format!("{} ({class})", end(event, "/source")?);
     let source = if class == "public" { paint(YELLOW, source) } else { source };

@@ -210,6 +210,7 @@ impl Http1 {
                     Part::Over => {
                         self.server.state = ServerState::Head;
                         self.server.refusal = Vec::new();
+                        observation.other_reply |= !observation.kubernetes;
                     }
                     Part::NeedMore => return Outcome::Http1,
                     Part::Malformed => self.lose_server(Unclassified::Malformed, observation),
@@ -353,6 +354,7 @@ impl Http1 {
         }
         self.server.state = ServerState::Body(headers.response_body(status, is_head));
         self.server.looks = !headers.encoded;
+        observation.other_reply |= headers.encoded && !observation.kubernetes;
         self.server.content = BodyReader::default();
         self.server.refusal = Vec::with_capacity(if status == 400 { REFUSAL } else { 0 });
         self.resume_held(observation);
@@ -415,6 +417,7 @@ impl Server {
     fn content(&mut self, content: &[u8], observation: &mut Observation) {
         if self.looks && !observation.kubernetes {
             observation.kubernetes = self.content.read(content);
+            observation.other_reply |= self.content.is_other();
         }
         let room = self.refusal.capacity().min(REFUSAL).saturating_sub(self.refusal.len());
         if room > 0 && !observation.refused_by_tls_server {
@@ -431,4 +434,9 @@ impl Server {
         self.refusal = Vec::new();
         self.offset = offset;
     }
+}
+
+#[cfg(test)]
+pub fn print_sizes() {
+    println!("Client {} Server {} Lines {} BodyReader {} RequestStart {} Head {} Waiting {} Ledger {}", size_of::<Client>(), size_of::<Server>(), size_of::<Lines>(), size_of::<BodyReader>(), size_of::<RequestStart>(), size_of::<Head>(), size_of::<Waiting>(), size_of::<Ledger>());
 }

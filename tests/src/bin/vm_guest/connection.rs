@@ -16,8 +16,8 @@ use crate::network::Namespace;
 
 /// The watched port.
 pub const PORT: u16 = 8080;
-/// Software emulation is slow.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+/// Software emulation is slow, and slower still on a busy computer.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 /// A body that needs several records, also where segments arrive joined.
 const BODY: usize = 40_000;
 
@@ -28,7 +28,8 @@ pub fn watch() -> Result<Watch> {
         ("192.168.56.0/24", SourceClass::ClusterNode),
         ("fd00:56::/64", SourceClass::Pod),
     ];
-    let prefixes = prefixes.iter().map(|(prefix, class)| Ok((prefix.parse()?, *class))).collect::<Result<Vec<_>>>()?;
+    let prefixes: Vec<_> =
+        prefixes.iter().map(|(prefix, class)| Ok((prefix.parse()?, *class))).collect::<Result<_>>()?;
     Ok(Watch::of([(PORT, Role::Insecure)], prefixes))
 }
 

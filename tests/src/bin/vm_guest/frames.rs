@@ -6,7 +6,8 @@ use monitor::attach::object::{Counters, KernelHalf, program};
 use monitor::receive::Record;
 use monitor_common::{Hook, PacketCount, PacketKind, Role, Skip, SourceClass};
 
-use crate::connection::{PORT, watch};
+use crate::attachment::Loaded;
+use crate::connection::PORT;
 use crate::report::Outcome;
 
 /// What has to come of a frame.
@@ -28,12 +29,11 @@ const NEXT: i32 = -1;
 const PAYLOAD: &[u8] = b"GET /version HTTP/1.1\r\n\r\n";
 
 /// The TC program that counts, too.
-pub fn tc() -> Result<Outcome> {
-    let (mut kernel, mut reading, counters) = KernelHalf::load()?;
-    kernel.watch(&watch()?)?;
+pub fn tc(loaded: &mut Loaded) -> Result<Outcome> {
+    let (kernel, reading, counters) = loaded.parts()?;
     let frames = frames();
     for (name, frame, expected) in &frames {
-        let before = Before::new(&counters)?;
+        let before = Before::new(counters)?;
         let classifier = kernel.classifier(program::INGRESS_COUNT)?;
         let result = run(classifier, frame).with_context(|| format!("frame `{name}`"))?;
         ensure!(result.return_value as i32 == NEXT, "frame `{name}`: the program said {}", result.return_value);
@@ -44,22 +44,21 @@ pub fn tc() -> Result<Outcome> {
         let handed = matches!(expected, Expected::Handed);
         let right = if handed { records == [PAYLOAD] } else { records.is_empty() };
         ensure!(right, "frame `{name}` gave {} records", records.len());
-        before.check(&counters, Hook::Tc, *expected).with_context(|| format!("frame `{name}`"))?;
+        before.check(counters, Hook::Tc, *expected).with_context(|| format!("frame `{name}`"))?;
     }
     Ok(Outcome::Works(format!("{} frames", frames.len())))
 }
 
 /// The XDP program that this kernel takes.
-pub fn xdp() -> Result<Outcome> {
-    let (mut kernel, _reading, counters) = KernelHalf::load()?;
-    kernel.watch(&watch()?)?;
+pub fn xdp(loaded: &mut Loaded) -> Result<Outcome> {
+    let (kernel, _, counters) = loaded.parts()?;
     let frames = frames();
-    let xdp = any_xdp(&mut kernel)?;
+    let xdp = any_xdp(kernel)?;
     for (name, frame, expected) in &frames {
-        let before = Before::new(&counters)?;
+        let before = Before::new(counters)?;
         let result = run(xdp, frame).with_context(|| format!("frame `{name}`"))?;
         ensure!(result.return_value == PASS, "frame `{name}`: the program said {}", result.return_value);
-        before.check(&counters, Hook::Xdp, *expected).with_context(|| format!("frame `{name}`"))?;
+        before.check(counters, Hook::Xdp, *expected).with_context(|| format!("frame `{name}`"))?;
     }
     Ok(Outcome::Works(format!("{} frames", frames.len())))
 }

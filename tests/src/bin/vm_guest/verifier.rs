@@ -2,18 +2,22 @@
 //! only (`verified_insns` of bpf_prog_info); its log of a load says it since 5.2: so each is loaded once more, by hand.
 
 use std::ffi::CStr;
-use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd};
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, bail};
+use aya::EbpfLoader;
 use aya::util::KernelVersion;
 use aya_obj::generated::{bpf_attach_type, bpf_cmd, bpf_insn, bpf_prog_type};
 use aya_obj::{Object, ProgramSection};
-use monitor::attach::object::{KernelHalf, OBJECT, program};
+use monitor::attach::object::{OBJECT, program};
 
 use crate::report::{Outcome, Report};
 
-/// BPF_LOG_STATS (include/linux/bpf_verifier.h).
+/// BPF_LOG_STATS and BPF_LOG_LEVEL1 (include/linux/bpf_verifier.h).
 const LOG_STATISTICS: u32 = 4;
+const LOG_STEPS: u32 = 1;
+/// How much of the steps is shown of a program that was refused.
+const LINES_SHOWN: usize = 150;
 /// BPF_F_XDP_HAS_FRAGS (include/uapi/linux/bpf.h).
 const XDP_HAS_FRAGS: u32 = 1 << 5;
 /// The release in which XDP learned packets in several buffers.
@@ -21,14 +25,10 @@ const XDP_FRAGS: KernelVersion = KernelVersion::new(5, 18, 0);
 
 /// A row for each program, with the count.
 pub fn rows(report: &mut Report) -> Result<()> {
-    let mut loaded = None;
-    report.row("loads", || {
-        loaded = Some(KernelHalf::load()?);
-        Outcome::works()
-    })?;
+    // Makes the maps and loads no program: one that is refused does not hide the others' counts.
+    let _maps = EbpfLoader::new().load(OBJECT).context("making the maps")?;
     for name in program::TC.iter().chain(&[program::XDP_LINEAR, program::XDP]) {
         report.row(&format!("verifier: {name}"), || {
-            let _maps = loaded.as_ref().context("the maps are not there")?;
             let frags = *name == program::XDP;
             match count(name) {
                 Ok(count) => Ok(Outcome::Works(count.to_string())),
@@ -41,7 +41,7 @@ pub fn rows(report: &mut Report) -> Result<()> {
 }
 
 /// Attributes of BPF_PROG_LOAD as 5.10 has them; later kernels take the rest for zero.
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 #[repr(C)]
 struct Load {
     kind: u32,
@@ -77,42 +77,58 @@ fn count(name: &str) -> Result<u64> {
     load(instructions, kind as u32, attach_type, flags, &program.license)
 }
 
-/// A map of the loaded kernel half; the kernel keeps 15 bytes of a name, and none of ours is longer.
+/// The newest map of that name; the kernel keeps 15 bytes of a name, and none of ours is longer.
 fn descriptor(name: &str) -> Result<aya::maps::MapFd> {
+    let mut newest = None;
     for map in aya::maps::loaded_maps() {
         let map = map.context("listing the maps")?;
         if map.name() == name.as_bytes() {
-            return map.fd().with_context(|| format!("opening map {name}"));
+            newest = Some(map);
         }
     }
-    Err(anyhow!("no map {name} is loaded"))
+    newest.with_context(|| format!("no map {name} is loaded"))?.fd().with_context(|| format!("opening map {name}"))
 }
 
+/// Loads the instructions, and gives the count.
 fn load(instructions: &[bpf_insn], kind: u32, attach_type: u32, flags: u32, license: &CStr) -> Result<u64> {
-    let mut log = vec![0_u8; 64 << 10];
     let attributes = Load {
         kind,
         count: u32::try_from(instructions.len())?,
         instructions: instructions.as_ptr() as u64,
         license: license.as_ptr() as u64,
-        log_level: LOG_STATISTICS,
-        log_size: u32::try_from(log.len())?,
-        log: log.as_mut_ptr() as u64,
         flags,
         attach_type,
         ..Load::default()
     };
+    let (outcome, words) = load_with_log(&attributes, LOG_STATISTICS, 64 << 10)?;
+    if let Err(error) = outcome {
+        // The way to the refusal, on the console: all of them are too much.
+        let (_, steps) = load_with_log(&attributes, LOG_STEPS, 16 << 20)?;
+        let lines: Vec<&str> = steps.lines().collect();
+        let last = lines.get(lines.len().saturating_sub(LINES_SHOWN)..).unwrap_or_default();
+        println!("{}", last.join("\n"));
+        bail!("{error}: {}", lines.iter().rev().take(4).rev().copied().collect::<Vec<_>>().join("; "));
+    }
+    // Its last line, since 5.2: `processed N insns (limit 1000000) ...`; 7.2 has others before it that begin so.
+    let line = words.lines().rev().find_map(|line| line.strip_prefix("processed "));
+    let number = line.and_then(|rest| rest.split(' ').next()?.parse().ok());
+    number.with_context(|| format!("the verifier's log has no count: {}", words.trim()))
+}
+
+fn load_with_log(attributes: &Load, log_level: u32, size: usize) -> Result<(std::io::Result<()>, String)> {
+    let mut log = vec![0_u8; size];
+    let attributes = Load { log_level, log_size: u32::try_from(size)?, log: log.as_mut_ptr() as u64, ..*attributes };
     // SAFETY: the attributes are those of this command, and what they point to lives until it returns.
     let outcome =
         unsafe { libc::syscall(libc::SYS_bpf, bpf_cmd::BPF_PROG_LOAD, &raw const attributes, size_of::<Load>()) };
-    let error = std::io::Error::last_os_error();
+    let outcome = match outcome {
+        descriptor if descriptor >= 0 => {
+            // SAFETY: the descriptor was just made, and nobody else has it.
+            drop(unsafe { OwnedFd::from_raw_fd(descriptor as i32) });
+            Ok(())
+        }
+        _ => Err(std::io::Error::last_os_error()),
+    };
     let words = log.split(|byte| *byte == 0).next().unwrap_or_default();
-    let words = String::from_utf8_lossy(words);
-    if outcome < 0 {
-        bail!("{error}: {}", words.trim());
-    }
-    // SAFETY: the descriptor was just made, and nobody else has it.
-    drop(unsafe { <std::os::fd::OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(outcome as i32) });
-    let number = words.split("processed ").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok());
-    number.with_context(|| format!("the verifier's log has no count: {}", words.trim()))
+    Ok((outcome, String::from_utf8_lossy(words).into_owned()))
 }

@@ -1,0 +1,134 @@
+//! The kernel half on a real interface says what `replay` says.
+//!
+//! The frames of a capture are sent over a pair of interfaces, in order and as they are: a client's come in at the
+//! watched end, a server's go out. Records come through the kernel's programs and its ring buffer, decisions go back
+//! through its table; the pipeline is the same. So the lines and every counter must be the same, whichever hooks are
+//! attached. Where they differ, one of the two halves lies.
+
+#[path = "equals/live.rs"]
+mod live;
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use live::{Hooks, Live, Pace, without_time};
+use monitor::attach::Policy;
+use monitor::export::{Health, Metrics};
+use monitor_tests::captures::{self, Labelled, line, replayed};
+use monitor_tests::namespace::Namespace;
+use monitor_tests::require_root;
+use monitor_tests::wire::{WATCHED, Wire};
+
+/// With this environment variable every capture is sent, otherwise one of each group.
+const ALL: &str = "API_EXPOSURE_ALL_CAPTURES";
+
+/// Differences that a failure names at the most: a broken hook differs in every capture.
+const SHOWN: usize = 60;
+
+fn chosen() -> Vec<Labelled> {
+    let mut captures = captures::all().expect("the labelled captures");
+    if std::env::var_os(ALL).is_none() {
+        let mut seen = BTreeSet::new();
+        captures.retain(|capture| seen.insert(capture.group().to_owned()));
+    }
+    captures
+}
+
+fn equal(hooks: Hooks, pace: Pace) {
+    require_root();
+    let begun = Instant::now();
+    let captures = chosen();
+    let mut live = Live::new(hooks).expect("the kernel half on an interface");
+    let mut wrong = Vec::new();
+    for capture in &captures {
+        let differences = live.compare(capture, pace).unwrap_or_else(|error| vec![format!("{error:#}")]);
+        wrong.extend(differences.iter().map(|difference| format!("{}: {difference}", capture.name)));
+    }
+    println!("{hooks:?}, {pace:?}: {} captures, {} frames, {:?}", captures.len(), live.frames, begun.elapsed());
+    let some: Vec<&str> = wrong.iter().take(SHOWN).map(String::as_str).collect();
+    assert!(wrong.is_empty(), "{} differences ({hooks:?}, {pace:?}):\n{}", wrong.len(), some.join("\n"));
+}
+
+#[test]
+#[ignore = "needs root"]
+fn xdp_native_and_tcx() {
+    equal(Hooks::XdpNativeTcx, Pace::EachFrame);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn xdp_native_and_clsact() {
+    equal(Hooks::XdpNativeClsact, Pace::EachFrame);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn xdp_generic_and_tcx() {
+    equal(Hooks::XdpGenericTcx, Pace::EachFrame);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn tcx_alone() {
+    equal(Hooks::TcxAlone, Pace::EachFrame);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn clsact_alone() {
+    equal(Hooks::ClsactAlone, Pace::EachFrame);
+}
+
+/// Decisions come as late as can be: not at all while the connections last.
+#[test]
+#[ignore = "needs root"]
+fn late_decisions_change_no_line() {
+    equal(Hooks::XdpNativeTcx, Pace::Whole);
+}
+
+/// The whole user side, as the daemon runs it, over captures with many connections and many requests.
+#[test]
+#[ignore = "needs root"]
+fn the_daemons_own_way() {
+    require_root();
+    let namespace = Namespace::new().unwrap();
+    let mut wire = Wire::new(&namespace).unwrap();
+    for name in ["1.20/burst", "1.37/multiplexing", "1.19/plaintext", "1.20/resumption", "1.20/ipv6"] {
+        let (release, group) = name.split_once('/').unwrap();
+        let captures = captures::all().unwrap();
+        let fits = |capture: &&Labelled| capture.name.starts_with(release) && capture.group() == group;
+        let capture = captures.iter().find(fits).unwrap_or_else(|| panic!("no capture {name}"));
+        let mut settings = capture.settings();
+        settings.interface = vec![WATCHED.to_owned()];
+        let lines: Arc<Mutex<Vec<String>>> = Arc::default();
+        let (sink, metrics, health) = (Arc::clone(&lines), Arc::new(Metrics::new()), Arc::new(Health::new()));
+        let (stop, stopped) = tokio::sync::watch::channel(false);
+        let policy = Policy { xdp_generic: false, tcx: true };
+        std::thread::scope(|scope| {
+            let running = scope.spawn(|| {
+                namespace.run(|| {
+                    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                    let sink = move |event: monitor::pipeline::Event<'_>| sink.lock().unwrap().push(line(&event));
+                    runtime.block_on(monitor::live::run(&settings, policy, metrics, Arc::clone(&health), sink, stopped))
+                })
+            });
+            let deadline = Instant::now() + Duration::from_secs(30);
+            while health.ready().is_err() {
+                assert!(!running.is_finished(), "{:?}", running.join());
+                assert!(Instant::now() < deadline, "not ready");
+                std::thread::yield_now();
+            }
+            live::send(&mut wire, capture).unwrap();
+            stop.send_replace(true);
+            running.join().unwrap().unwrap();
+        });
+        let mut got: Vec<String> = lines.lock().unwrap().iter().map(|line| without_time(line)).collect();
+        let mut expected: Vec<String> =
+            replayed(&[&capture.path], &settings).unwrap().events.iter().map(|line| without_time(line)).collect();
+        got.sort();
+        expected.sort();
+        assert!(!got.is_empty());
+        assert_eq!(got, expected, "{name}");
+    }
+}
