@@ -39,6 +39,7 @@ fn the_maps_take_less_than_48_mib() {
         ".rodata",
         "EVENTS",
         "FLOWS",
+        "GENERATION",
         "HANDSHAKES",
         "LOSSES",
         "PACKETS",
@@ -49,6 +50,7 @@ fn the_maps_take_less_than_48_mib() {
         "RECORDS",
         "SCRATCH",
         "SKIPS",
+        "SOURCES",
         "VERDICTS",
     ];
     assert_eq!(names, expected, "every map is added up");

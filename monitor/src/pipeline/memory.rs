@@ -84,7 +84,7 @@ impl Pipeline {
         for heavy in [HEAVY, 0] {
             let mut left = self.memory.used;
             let mut closing = Vec::new();
-            for (key, flow) in self.flows.iter().rev() {
+            for (key, flow) in self.flows.oldest_first() {
                 if left <= enough {
                     break;
                 }
@@ -97,8 +97,10 @@ impl Pipeline {
                 }
             }
             for key in closing {
-                self.metrics.evicted();
-                self.close(&key, State::Forgotten, output);
+                if let Some(place) = self.flows.find(&key) {
+                    self.metrics.evicted();
+                    self.close(place, State::Forgotten, output);
+                }
             }
         }
     }

@@ -67,7 +67,7 @@ impl Fixture {
 
     /// What is counted is what the connections say.
     fn check_memory(&self) {
-        let live = self.pipeline.flows.iter().filter_map(|(_, flow)| match &flow.state {
+        let live = self.pipeline.flows.oldest_first().filter_map(|(_, flow)| match &flow.state {
             State::Live(live) => Some(live.weight.bytes),
             State::Done | State::Forgotten => None,
         });
@@ -134,6 +134,6 @@ fn many_small_connections_give_way_the_longest_silent_first() {
     // One that gave way and goes on is a new one.
     fixture.record(1, Side::Client, 19, 0, b"Host: api\r\n\r\nGET /version HTTP/1.1\r\n\r\n");
     assert!(
-        matches!(fixture.pipeline.flows.iter().next(), Some((key, flow)) if key.client_port == 1 && matches!(flow.state, State::Live(_)))
+        matches!(fixture.pipeline.flows.oldest_first().last(), Some((key, flow)) if key.client_port == 1 && matches!(flow.state, State::Live(_)))
     );
 }
