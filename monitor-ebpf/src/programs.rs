@@ -23,8 +23,8 @@ use monitor_ebpf::{
 
 use crate::emit::emit;
 use crate::maps::{
-    CachedSource, DISCOVER, EVENTS, FLOWS, HANDSHAKES, PACKETS, PORTS, GENERATION, PREFIXES_IPV4, PREFIXES_IPV6,
-    QUIET, SCRATCH, SKIPS, SOURCES, VERDICTS,
+    CachedSource, DISCOVER, EVENTS, FLOWS, GENERATION, HANDSHAKES, PACKETS, PORTS, PREFIXES_IPV4, PREFIXES_IPV6, QUIET,
+    SCRATCH, SKIPS, SOURCES, VERDICTS,
 };
 
 /// TCX_NEXT and TC_ACT_UNSPEC (include/uapi/linux/bpf.h and pkt_cls.h, 6.18): other programs on the hook still run.

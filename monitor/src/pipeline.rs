@@ -494,18 +494,3 @@ fn count_gap(metrics: &Metrics, chunk: &Chunk<'_>) {
         metrics.gap(*reason, *length);
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes() {
-        for (name, size) in [
-            ("Flow", size_of::<Flow>()), ("Live", size_of::<Live>()), ("Connection", size_of::<Connection>()), ("Observation", size_of::<Observation>()),
-            ("Streams", size_of::<Streams>()), ("Inspector", size_of::<Inspector>()),
-            ("Request", size_of::<crate::inspect::Request>()), ("Tls", size_of::<crate::inspect::TlsObservation>()),
-        ] { println!("{name} {size}"); }
-        crate::inspect::print_sizes();
-    }
-}

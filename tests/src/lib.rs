@@ -10,8 +10,8 @@ pub mod frame;
 pub mod kernel;
 pub mod namespace;
 pub mod random;
-pub mod wire;
 pub mod sender;
+pub mod wire;
 
 /// Stops a test that was asked for by name and that only root can run.
 ///

@@ -149,8 +149,7 @@ impl KernelHalf {
             ports: Array::try_from(ports).context("map PORTS")?,
             prefixes_ipv4: LpmTrie::try_from(take(&mut ebpf, "PREFIXES_IPV4")?).context("map PREFIXES_IPV4")?,
             prefixes_ipv6: LpmTrie::try_from(take(&mut ebpf, "PREFIXES_IPV6")?).context("map PREFIXES_IPV6")?,
-            prefix_generation: Array::try_from(take(&mut ebpf, "GENERATION")?)
-                .context("map GENERATION")?,
+            prefix_generation: Array::try_from(take(&mut ebpf, "GENERATION")?).context("map GENERATION")?,
             loaded: Watch::default(),
             xdp_refused,
             ebpf,

@@ -296,9 +296,3 @@ fn answers(bytes: &[u8]) -> bool {
     let status = b"HTTP/1.";
     matches!(bytes, [20..=22] | [20..=22, 3, ..]) || bytes.starts_with(&status[..bytes.len().min(status.len())])
 }
-
-#[cfg(test)]
-pub fn print_sizes() {
-    println!("Http1 {} Http2 {} Tls {} Detect {}", size_of::<Http1>(), size_of::<Http2>(), size_of::<Tls>(), size_of::<Detect>());
-    http1::print_sizes();
-}

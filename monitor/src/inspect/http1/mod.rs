@@ -435,8 +435,3 @@ impl Server {
         self.offset = offset;
     }
 }
-
-#[cfg(test)]
-pub fn print_sizes() {
-    println!("Client {} Server {} Lines {} BodyReader {} RequestStart {} Head {} Waiting {} Ledger {}", size_of::<Client>(), size_of::<Server>(), size_of::<Lines>(), size_of::<BodyReader>(), size_of::<RequestStart>(), size_of::<Head>(), size_of::<Waiting>(), size_of::<Ledger>());
-}
