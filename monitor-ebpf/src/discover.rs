@@ -45,12 +45,12 @@ pub fn discover<F: Frame + ?Sized, T: Tables>(frame: &F, segment: &Segment, tabl
 /// Offset of the payload, where it is long enough for a request line and its first letter is a method's.
 #[inline(always)]
 fn may_begin_request<F: Frame + ?Sized>(frame: &F, segment: &Segment) -> Option<usize> {
-    let [offset] = frame.load::<1>(segment.transport + 12)?;
+    let [offset, _] = frame.load::<2>(segment.transport + 12)?;
     let payload = segment.transport + usize::from(offset >> 4) * 4;
     if offset < HEADER || segment.end < payload + SHORTEST {
         return None;
     }
-    let [first] = frame.load::<1>(payload)?;
+    let [first, _] = frame.load::<2>(payload)?;
     let letter = u32::from(first).wrapping_sub(u32::from(b'A'));
     (letter < 26 && FIRST_LETTERS >> letter & 1 != 0).then_some(payload)
 }

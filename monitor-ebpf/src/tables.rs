@@ -27,9 +27,13 @@ pub trait Tables {
     /// What this port is meant to be, `None` where it is not watched.
     fn role(&self, port: u16) -> Option<Role>;
     /// Whether segments to ports that nobody watches are looked at for requests to an API server.
-    fn discovers(&self) -> bool;
+    fn discovers(&self) -> bool {
+        false
+    }
     /// Watches this port as [`Role::Discovered`] from now on, unless it is to be left alone for such requests.
-    fn claim(&mut self, port: u16, asked: Asked) -> bool;
+    fn claim(&mut self, _port: u16, _asked: Asked) -> bool {
+        false
+    }
     /// Where this address (IPv4 as IPv4-mapped) belongs, by the longest prefix.
     fn source(&self, address: &[u8; 16]) -> SourceClass;
     /// Gives back what it was given. In the kernel it goes through memory of which the verifier knows nothing, so that

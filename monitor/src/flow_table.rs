@@ -123,7 +123,7 @@ impl<V> FlowTable<V> {
     }
 
     /// Keys and values, from the flow heard of longest ago on.
-    pub fn from_oldest(&self) -> impl Iterator<Item = (&FlowKey, &V)> {
+    pub fn oldest_first(&self) -> impl Iterator<Item = (&FlowKey, &V)> {
         let mut next = self.oldest;
         std::iter::from_fn(move || {
             let entry = self.entries.get(next as usize)?;
@@ -217,7 +217,7 @@ mod tests {
                         }
                     },
                 }
-                let ours: Vec<_> = table.from_oldest().map(|(key, value)| (*key, *value)).collect();
+                let ours: Vec<_> = table.oldest_first().map(|(key, value)| (*key, *value)).collect();
                 let theirs: Vec<_> = oracle.iter().rev().map(|(key, value)| (*key, *value)).collect();
                 prop_assert_eq!(ours, theirs);
             }

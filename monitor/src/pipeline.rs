@@ -1,5 +1,7 @@
 //! The way of a record through user space: the only file that names all stages.
 
+mod memory;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -70,6 +72,7 @@ pub type InterfaceNames = Box<dyn Fn(u32) -> Option<Arc<str>> + Send>;
 pub struct Pipeline {
     flows: FlowTable<Flow>,
     live: usize,
+    memory: memory::Memory,
     classifier: Classifier,
     discovery: Discovery,
     metrics: Arc<Metrics>,
@@ -117,6 +120,7 @@ struct Live {
     told: bool,
     counted: bool,
     requests_reported: usize,
+    weight: memory::Weight,
 }
 
 impl Pipeline {
@@ -130,6 +134,7 @@ impl Pipeline {
         Self {
             flows: FlowTable::new(limits::FLOWS),
             live: 0,
+            memory: memory::Memory::default(),
             classifier,
             discovery: Discovery::default(),
             metrics,
@@ -210,8 +215,12 @@ impl Pipeline {
         if wanted == Decision::Enough {
             live.streams.discard();
         }
-        if ended || live.inspector.settled() {
+        let settled = ended || live.inspector.settled();
+        live.weigh(&mut self.memory);
+        if settled {
             self.close(place, State::Done, output);
+        } else if self.memory.is_over() {
+            self.make_room(&header.key, output);
         }
         feedback
     }
@@ -260,6 +269,7 @@ impl Pipeline {
                 let (place, gone) = self.flows.insert(header.key, flow);
                 if let Some((_, Flow { state: State::Live(mut evicted), .. })) = gone {
                     self.live -= 1;
+                    self.memory.free(&evicted.weight);
                     self.metrics.evicted();
                     evicted.close(&mut self.classifier, &mut self.discovery, &self.metrics, output);
                 }
@@ -296,6 +306,7 @@ impl Pipeline {
             told: role != Role::Discovered,
             counted: false,
             requests_reported: 0,
+            weight: memory::Weight::default(),
         })
     }
 
@@ -332,7 +343,7 @@ impl Pipeline {
     }
 
     fn sweep_idle(&mut self, now: u64, output: &mut impl FnMut(Event<'_>)) {
-        let live = self.flows.from_oldest().filter_map(|(key, flow)| match &flow.state {
+        let live = self.flows.oldest_first().filter_map(|(key, flow)| match &flow.state {
             State::Live(live) => Some((key, live.last_heard)),
             State::Done | State::Forgotten => None,
         });
@@ -350,8 +361,9 @@ impl Pipeline {
         for key in self.discovery.take_dropped() {
             let Some(place) = self.flows.find(&key) else { continue };
             let Some(flow) = self.flows.at(place) else { continue };
-            if matches!(flow.state, State::Live(_)) {
-                // Should the port be found later, what follows of it is read.
+            // Should the port be found later, what follows of it is read.
+            if let State::Live(live) = &flow.state {
+                self.memory.free(&live.weight);
                 flow.state = State::Forgotten;
                 self.live -= 1;
                 self.metrics.set_flows(self.live);
@@ -384,6 +396,7 @@ impl Pipeline {
             }
         }
         self.live = 0;
+        self.memory.clear();
         self.metrics.set_flows(0);
         self.tell_discovery(now, output);
     }
@@ -393,6 +406,7 @@ impl Pipeline {
         if let State::Live(mut live) = std::mem::replace(&mut flow.state, after) {
             live.close(&mut self.classifier, &mut self.discovery, &self.metrics, output);
             self.live -= 1;
+            self.memory.free(&live.weight);
             self.metrics.set_flows(self.live);
         }
     }

@@ -14,7 +14,11 @@ use std::time::{Duration, Instant};
 
 use live::{Hooks, Live, Pace, without_time};
 use monitor::attach::Policy;
+use monitor::config::Settings;
 use monitor::export::{Health, Metrics};
+use monitor::pipeline::Event;
+use monitor::replay::Capture;
+use monitor_ebpf::parse::{parse_ethernet, parse_network, parse_received};
 use monitor_tests::captures::{self, Labelled, line, replayed};
 use monitor_tests::namespace::Namespace;
 use monitor_tests::require_root;
@@ -80,6 +84,25 @@ fn clsact_alone() {
     equal(Hooks::ClsactAlone, Pace::EachFrame);
 }
 
+/// Behind generic XDP packets come without their Ethernet header; with it they are read as ever.
+#[test]
+fn a_missing_ethernet_header_is_noticed() {
+    let mut without = 0;
+    for capture in chosen() {
+        let mut file = Capture::open(&capture.path).unwrap();
+        while let Some(frame) = file.next_frame().unwrap() {
+            let protocol = u16::from_be_bytes([frame.bytes[12], frame.bytes[13]]);
+            assert_eq!(parse_received(frame.bytes, protocol), parse_ethernet(frame.bytes), "{}", capture.name);
+            if matches!(protocol, 0x0800 | 0x86dd) {
+                let bare = &frame.bytes[14..];
+                assert_eq!(parse_received(bare, protocol), parse_network(bare, 0, protocol), "{}", capture.name);
+                without += usize::from(parse_received(bare, protocol).is_ok());
+            }
+        }
+    }
+    assert!(without > 1_000, "{without}");
+}
+
 /// Decisions come as late as can be: not at all while the connections last.
 #[test]
 #[ignore = "needs root"]
@@ -91,44 +114,63 @@ fn late_decisions_change_no_line() {
 #[test]
 #[ignore = "needs root"]
 fn the_daemons_own_way() {
+    let names = ["1.20/burst", "1.37/multiplexing", "1.19/plaintext", "1.20/resumption", "1.20/ipv6"];
+    daemon_equals(&names, Labelled::settings);
+}
+
+/// The same where nobody said that the plaintext ports are to be watched.
+#[test]
+#[ignore = "needs root"]
+fn the_daemon_discovers_what_replay_discovers() {
+    let discovered = ["1.19/plaintext", "1.19/plaintext-shapes", "1.20/plaintext", "1.37/plaintext", "1.20/watch"];
+    daemon_equals(&discovered, |capture| Settings { insecure_port: Vec::new(), ..capture.settings() });
+}
+
+/// Sends the first capture of each of these releases' groups to `live::run`.
+fn daemon_equals(names: &[&str], settings: impl Fn(&Labelled) -> Settings) {
     require_root();
     let namespace = Namespace::new().unwrap();
     let mut wire = Wire::new(&namespace).unwrap();
-    for name in ["1.20/burst", "1.37/multiplexing", "1.19/plaintext", "1.20/resumption", "1.20/ipv6"] {
+    let captures = captures::all().unwrap();
+    for name in names {
         let (release, group) = name.split_once('/').unwrap();
-        let captures = captures::all().unwrap();
         let fits = |capture: &&Labelled| capture.name.starts_with(release) && capture.group() == group;
         let capture = captures.iter().find(fits).unwrap_or_else(|| panic!("no capture {name}"));
-        let mut settings = capture.settings();
-        settings.interface = vec![WATCHED.to_owned()];
-        let lines: Arc<Mutex<Vec<String>>> = Arc::default();
-        let (sink, metrics, health) = (Arc::clone(&lines), Arc::new(Metrics::new()), Arc::new(Health::new()));
-        let (stop, stopped) = tokio::sync::watch::channel(false);
-        let policy = Policy { xdp_generic: false, tcx: true };
-        std::thread::scope(|scope| {
-            let running = scope.spawn(|| {
-                namespace.run(|| {
-                    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-                    let sink = move |event: monitor::pipeline::Event<'_>| sink.lock().unwrap().push(line(&event));
-                    runtime.block_on(monitor::live::run(&settings, policy, metrics, Arc::clone(&health), sink, stopped))
-                })
-            });
-            let deadline = Instant::now() + Duration::from_secs(30);
-            while health.ready().is_err() {
-                assert!(!running.is_finished(), "{:?}", running.join());
-                assert!(Instant::now() < deadline, "not ready");
-                std::thread::yield_now();
-            }
-            live::send(&mut wire, capture).unwrap();
-            stop.send_replace(true);
-            running.join().unwrap().unwrap();
-        });
-        let mut got: Vec<String> = lines.lock().unwrap().iter().map(|line| without_time(line)).collect();
-        let mut expected: Vec<String> =
-            replayed(&[&capture.path], &settings).unwrap().events.iter().map(|line| without_time(line)).collect();
+        let settings = Settings { interface: vec![WATCHED.to_owned()], ..settings(capture) };
+        let mut got = daemon_lines(&namespace, &mut wire, capture, &settings);
+        let native = replayed(&[&capture.path], &settings).unwrap();
+        let mut expected: Vec<String> = native.events.iter().map(|line| without_time(line)).collect();
         got.sort();
         expected.sort();
-        assert!(!got.is_empty());
-        assert_eq!(got, expected, "{name}");
+        assert!(!expected.is_empty());
+        assert_eq!(got, expected, "{}", capture.name);
     }
+}
+
+/// What `live::run` says of a capture, from its start to its end.
+fn daemon_lines(namespace: &Namespace, wire: &mut Wire, capture: &Labelled, settings: &Settings) -> Vec<String> {
+    let lines: Arc<Mutex<Vec<String>>> = Arc::default();
+    let (sink, metrics, health) = (Arc::clone(&lines), Arc::new(Metrics::new()), Arc::new(Health::new()));
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let policy = Policy { xdp_generic: false, tcx: true };
+    std::thread::scope(|scope| {
+        let running = scope.spawn(|| {
+            namespace.run(|| {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                let sink = move |event: Event<'_>| sink.lock().unwrap().push(without_time(&line(&event)));
+                runtime.block_on(monitor::live::run(settings, policy, metrics, Arc::clone(&health), sink, stopped))
+            })
+        });
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while health.ready().is_err() {
+            assert!(!running.is_finished(), "{:?}", running.join());
+            assert!(Instant::now() < deadline, "not ready");
+            std::thread::yield_now();
+        }
+        live::send(wire, capture).unwrap();
+        stop.send_replace(true);
+        running.join().unwrap().unwrap();
+    });
+    let lines = lines.lock().unwrap();
+    lines.clone()
 }

@@ -36,6 +36,7 @@ fn the_maps_take_less_than_48_mib() {
     }
     let names: Vec<&str> = full.iter().map(|(name, _)| name.as_str()).collect();
     let expected = [
+        ".rodata",
         "EVENTS",
         "FLOWS",
         "GENERATION",
@@ -45,6 +46,7 @@ fn the_maps_take_less_than_48_mib() {
         "PORTS",
         "PREFIXES_IPV4",
         "PREFIXES_IPV6",
+        "QUIET",
         "RECORDS",
         "SCRATCH",
         "SKIPS",

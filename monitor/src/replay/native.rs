@@ -38,8 +38,9 @@ struct NativeTables {
     discovered: HashSet<u16>,
     /// Until when a port is not discovered, by what is asked of it: [`Asked::index`].
     quiet: HashMap<u32, u64>,
-    /// Time of the frame at hand, and the birth of a flow that begins with it.
+    /// Time of the frame at hand.
     now: u64,
+    /// Birth of a flow that begins with it.
     born: u64,
     handshakes: Vec<Handshake>,
     flows: FlowTable<FlowState>,
@@ -195,6 +196,7 @@ impl NativeKernel {
 impl Tables for NativeTables {
     type Place = Place;
 
+    #[expect(clippy::misnamed_getters, reason = "a flow's birth is the time that it begins at, made unique")]
     fn now(&self) -> u64 {
         self.born
     }

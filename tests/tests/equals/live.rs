@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use monitor::attach::object::KernelHalf;
 use monitor::attach::{AttachMode, Attached, Policy};
 use monitor::classify::Classifier;
+use monitor::config::{OnOff, Settings};
 use monitor::export::Metrics;
 use monitor::pipeline::{Event, Pipeline};
 use monitor::receive;
@@ -86,7 +88,7 @@ impl Live {
         let namespace = Namespace::new()?;
         let wire = Wire::new(&namespace)?;
         let watch = Watch::new(&settings(), &[]);
-        let mut kernel = Kernel::new(&watch)?;
+        let mut kernel = Kernel::of(KernelHalf::load_with(false)?, &watch)?;
         let policy =
             Policy { xdp_generic: hooks.xdp() == Some(AttachMode::Generic), tcx: hooks.tc() == AttachMode::Tcx };
         let mut interface = wire.interface.clone();
@@ -103,7 +105,7 @@ impl Live {
 
     /// Sends a capture and says where lines or counters differ from those of its replay.
     pub fn compare(&mut self, capture: &Labelled, pace: Pace) -> Result<Vec<String>> {
-        let native = replayed(&[&capture.path], &capture.settings())?;
+        let native = replayed(&[&capture.path], &without_discovery(capture))?;
         let mut expected = Expected::default();
         let lines = self.live(capture, pace, &mut expected)?;
         let counts = self.kernel.counted()?;
@@ -146,7 +148,7 @@ impl Live {
     /// Sends a capture; the lines that come of it.
     fn live(&mut self, capture: &Labelled, pace: Pace, expected: &mut Expected) -> Result<Vec<String>> {
         let mut pipeline = Pipeline::new(
-            Classifier::new(&capture.settings()),
+            Classifier::new(&without_discovery(capture)),
             Arc::new(Metrics::new()),
             Box::new(|_| None),
             Duration::ZERO,
@@ -210,8 +212,14 @@ impl Live {
     }
 }
 
+/// What a port that was discovered once does to later captures is no matter here.
+fn without_discovery(capture: &Labelled) -> Settings {
+    Settings { discover_plaintext: OnOff::Off, ..capture.settings() }
+}
+
 /// Sends a capture over this wire.
 pub fn send(wire: &mut Wire, capture: &Labelled) -> Result<()> {
+    // Which way a frame goes has nothing to do with what is watched.
     let watch = Watch::new(&settings(), &[]);
     let mut key = FlowKey { client: [0; 16], server: [0; 16], client_port: 0, server_port: 0 };
     let mut file = Capture::open(&capture.path)?;
@@ -287,6 +295,12 @@ fn series(index: u32) -> String {
 struct Ports<'a>(&'a Watch);
 
 impl Tables for Ports<'_> {
+    type Place = ();
+
+    fn now(&self) -> u64 {
+        0
+    }
+
     fn role(&self, port: u16) -> Option<Role> {
         self.0.role(port)
     }
@@ -299,12 +313,16 @@ impl Tables for Ports<'_> {
         None
     }
 
-    fn flow(&mut self, _key: &FlowKey) -> Option<&mut FlowState> {
+    fn find(&mut self, _key: &FlowKey) -> Option<()> {
         None
     }
 
-    fn begin(&mut self, _key: &FlowKey, _fill: impl FnOnce(&mut FlowState)) -> bool {
-        false
+    fn flow(&mut self, (): ()) -> Option<&mut FlowState> {
+        None
+    }
+
+    fn begin(&mut self, _key: &FlowKey, _fill: impl FnOnce(&mut FlowState)) -> Option<()> {
+        None
     }
 
     fn take_verdict(&mut self, _key: &FlowKey) -> Option<Verdict> {
