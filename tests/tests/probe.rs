@@ -1,7 +1,7 @@
 //! The probe in a real, stripped Go server whose authenticator has the names of the API server's.
 #![expect(clippy::unwrap_used, reason = "what a test cannot do without fails it")]
 
-use std::io::{ErrorKind, BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
