@@ -45,8 +45,6 @@ pub fn discover<F: Frame + ?Sized, T: Tables>(frame: &F, segment: &Segment, tabl
 /// Offset of the payload, where it is long enough for a request line and its first letter is a method's.
 #[inline(always)]
 fn may_begin_request<F: Frame + ?Sized>(frame: &F, segment: &Segment) -> Option<usize> {
-    // Two bytes each, where one would do: for one byte the compiler compares its own address with the packet's end, of
-    // which the verifier learns nothing (find_good_pkt_pointers in the kernel's kernel/bpf/verifier.c, 6.18).
     let [offset, _] = frame.load::<2>(segment.transport + 12)?;
     let payload = segment.transport + usize::from(offset >> 4) * 4;
     if offset < HEADER || segment.end < payload + SHORTEST {

@@ -4,7 +4,7 @@ use aya_ebpf::{
     Global,
     bindings::BPF_F_NO_PREALLOC,
     macros::map,
-    maps::{Array, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
+    maps::{Array, LpmTrie, LruHashMap, PerCpuArray, RingBuf, lpm_trie::Key},
 };
 use monitor_common::{
     Asked, FlowKey, FlowState, Handshake, Hook, KernelEvent, LossReason, PacketCount, ProbeLayout, RecordHeader, Skip,
@@ -33,6 +33,16 @@ pub static PREFIXES_IPV4: LpmTrie<[u8; 4], u8> = LpmTrie::with_max_entries(limit
 /// Source class of each IPv6 prefix. User space writes it.
 #[map]
 pub static PREFIXES_IPV6: LpmTrie<[u8; 16], u8> = LpmTrie::with_max_entries(limits::PREFIXES, BPF_F_NO_PREALLOC);
+
+/// Which state of the two tables of prefixes what is remembered of them belongs to; one entry. User space counts it up
+/// after each change.
+#[map]
+pub static GENERATION: Array<u32> = Array::with_max_entries(1, 0);
+
+/// What the tables of prefixes said last of an address, one slot a hash: a walk down a table takes longer than all else
+/// that is done for most packets.
+#[map]
+pub static SOURCES: PerCpuArray<CachedSource> = PerCpuArray::with_max_entries(limits::CACHED_SOURCES, 0);
 
 /// What SYNs and their answers said, one slot a hash.
 #[map]
@@ -83,6 +93,32 @@ pub static HITS: RingBuf = RingBuf::with_byte_size(limits::HIT_RING_BYTES, 0);
 #[map]
 pub static HIT_LOSSES: PerCpuArray<u64> = PerCpuArray::with_max_entries(LossReason::COUNT as u32, 0);
 
+/// The class of one address.
+#[repr(C)]
+pub struct CachedSource {
+    pub address: [u64; 2],
+    /// As [`GENERATION`] was.
+    pub generation: u32,
+    /// A [`monitor_common::SourceClass`], plus one; 0 in an empty slot.
+    pub class: u32,
+}
+
+impl CachedSource {
+    /// The address as two words.
+    #[inline(always)]
+    pub fn key(address: &[u8; 16]) -> [u64; 2] {
+        let [a, b, c, d, e, f, g, h, rest @ ..] = *address;
+        [u64::from_ne_bytes([a, b, c, d, e, f, g, h]), u64::from_ne_bytes(rest)]
+    }
+
+    /// Its slot.
+    #[inline(always)]
+    pub fn slot([high, low]: [u64; 2]) -> u32 {
+        let hash = (low ^ high.rotate_left(29)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        (hash >> 32) as u32 & (limits::CACHED_SOURCES - 1)
+    }
+}
+
 /// What is too large for the stack.
 #[repr(C)]
 pub struct Scratch {
@@ -90,6 +126,8 @@ pub struct Scratch {
     pub key: FlowKey,
     /// Of a flow that begins.
     pub state: FlowState,
+    /// Of an address that is looked up.
+    pub prefix: Key<[u8; 16]>,
     /// Of a header whose range is to be forgotten.
     pub offset: usize,
     /// Where the segment at hand is.

@@ -1,5 +1,7 @@
 //! The programs: a bounded view of the packet, one call, the outcome counted. Every packet goes on, whatever happens.
 
+use core::ptr::NonNull;
+
 use aya_ebpf::{
     bindings::{__sk_buff, xdp_action, xdp_md},
     helpers,
@@ -21,7 +23,8 @@ use monitor_ebpf::{
 
 use crate::emit::emit;
 use crate::maps::{
-    DISCOVER, EVENTS, FLOWS, HANDSHAKES, PACKETS, PORTS, PREFIXES_IPV4, PREFIXES_IPV6, QUIET, SCRATCH, SKIPS, VERDICTS,
+    CachedSource, DISCOVER, EVENTS, FLOWS, GENERATION, HANDSHAKES, PACKETS, PORTS, PREFIXES_IPV4, PREFIXES_IPV6, QUIET,
+    SCRATCH, SKIPS, SOURCES, VERDICTS,
 };
 
 /// TCX_NEXT and TC_ACT_UNSPEC (include/uapi/linux/bpf.h and pkt_cls.h, 6.18): other programs on the hook still run.
@@ -96,12 +99,16 @@ place!(Egress: egress true, counts true, ethernet true);
 place!(IngressIp: egress false, counts true, ethernet false);
 place!(EgressIp: egress true, counts true, ethernet false);
 
+/// On the stack words have to be aligned, and addresses are read as words.
+#[repr(C, align(8))]
+struct Aligned(FlowKey);
+
 #[inline(always)]
 fn xdp(context: &XdpContext) -> u32 {
     let frame = Linear::of_xdp(context.ctx);
-    let mut key = FlowKey { client: [0; 16], server: [0; 16], client_port: 0, server_port: 0 };
+    let mut key = Aligned(FlowKey { client: [0; 16], server: [0; 16], client_port: 0, server_port: 0 });
     let outcome = parse_ethernet(&frame)
-        .and_then(|segment| select(&frame, &segment, &mut Maps::<false>, &mut key))
+        .and_then(|segment| select(&frame, &segment, &mut Maps::<false>, &mut key.0))
         .map(|watched| {
             if watched.side == monitor_common::Side::Client {
                 count_packet(&watched);
@@ -137,9 +144,7 @@ fn read<P: Place>(skb: *mut __sk_buff) -> Result<(), Skip> {
     // SAFETY: reading a field of the context is always allowed.
     let interface = unsafe { (*skb).ifindex };
     let tap = if P::EGRESS { interface | RecordHeader::EGRESS } else { interface };
-    // SAFETY: the helper takes nothing and cannot fail.
-    let now = unsafe { helpers::generated::bpf_ktime_get_ns() };
-    let wanted = track(&frame, &watched, &mut Maps::<true>, now, tap, &mut record.header)?;
+    let wanted = track(&frame, &watched, &mut Maps::<true>, tap, &mut record.header)?;
     // SAFETY: as above. Through memory, for the same reason as in `Maps::settle`.
     let [payload, wanted] = unsafe {
         let handover = &raw mut (*scratch).handover;
@@ -191,9 +196,21 @@ pub fn count(counters: &PerCpuArray<u64>, index: u32, by: u64) {
 struct Maps<const DISCOVERS: bool>;
 
 impl<const DISCOVERS: bool> Tables for Maps<DISCOVERS> {
+    type Place = NonNull<FlowState>;
+
+    #[inline(always)]
+    fn now(&self) -> u64 {
+        // SAFETY: the helper takes nothing and cannot fail.
+        unsafe { helpers::generated::bpf_ktime_get_ns() }
+    }
+
     #[inline(always)]
     fn role(&self, port: u16) -> Option<Role> {
-        PORTS.get(u32::from(port)).and_then(|role| Role::from_value(role.wrapping_sub(1)))
+        match PORTS.get(u32::from(port)) {
+            // Most ports: nothing more is to be compared.
+            None | Some(0) => None,
+            Some(role) => Role::from_value(*role - 1),
+        }
     }
 
     #[inline(always)]
@@ -203,8 +220,7 @@ impl<const DISCOVERS: bool> Tables for Maps<DISCOVERS> {
 
     #[inline(always)]
     fn claim(&mut self, port: u16, asked: Asked) -> bool {
-        // SAFETY: the helper takes nothing and cannot fail.
-        let now = unsafe { helpers::generated::bpf_ktime_get_ns() };
+        let now = self.now();
         if QUIET.get(asked.index(port)).is_none_or(|until| now < *until) {
             return false;
         }
@@ -219,11 +235,24 @@ impl<const DISCOVERS: bool> Tables for Maps<DISCOVERS> {
 
     #[inline(always)]
     fn source(&self, address: &[u8; 16]) -> SourceClass {
-        let class = match address {
-            [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d] => PREFIXES_IPV4.get(Key::new(32, [*a, *b, *c, *d])),
-            _ => PREFIXES_IPV6.get(Key::new(128, *address)),
+        let generation = GENERATION.get(0).copied().unwrap_or(0);
+        let wanted = CachedSource::key(address);
+        let Some(slot) = SOURCES.get_ptr_mut(CachedSource::slot(wanted)) else {
+            return longest_prefix(address);
         };
-        class.and_then(|class| SourceClass::from_value(*class)).unwrap_or(SourceClass::Public)
+        // SAFETY: the pointer is to this CPU's slot, and programs of this half do not interrupt one another: both hooks
+        // run with bottom halves disabled.
+        unsafe {
+            if (*slot).address == wanted
+                && (*slot).generation == generation
+                && let Some(class) = SourceClass::from_value((*slot).class.wrapping_sub(1) as u8)
+            {
+                return class;
+            }
+            let class = longest_prefix(address);
+            *slot = CachedSource { address: wanted, generation, class: class as u32 + 1 };
+            class
+        }
     }
 
     #[inline(always)]
@@ -247,24 +276,25 @@ impl<const DISCOVERS: bool> Tables for Maps<DISCOVERS> {
     }
 
     #[inline(always)]
-    fn flow(&mut self, key: &FlowKey) -> Option<&mut FlowState> {
-        // SAFETY: as above; each direction of a flow is written by the CPU that has its packet.
-        FLOWS.get_ptr_mut(key).map(|flow| unsafe { &mut *flow })
+    fn find(&mut self, key: &FlowKey) -> Option<NonNull<FlowState>> {
+        FLOWS.get_ptr_mut(key).and_then(NonNull::new)
     }
 
     #[inline(always)]
-    fn begin(&mut self, key: &FlowKey, fill: impl FnOnce(&mut FlowState)) -> bool {
-        let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
-            return false;
-        };
+    fn flow(&mut self, mut place: NonNull<FlowState>) -> Option<&mut FlowState> {
+        // SAFETY: as above; each direction of a flow is written by the CPU that has its packet.
+        Some(unsafe { place.as_mut() })
+    }
+
+    #[inline(always)]
+    fn begin(&mut self, key: &FlowKey, fill: impl FnOnce(&mut FlowState)) -> Option<NonNull<FlowState>> {
+        let scratch = SCRATCH.get_ptr_mut(0)?;
         // SAFETY: as in `read`.
         let state = unsafe { &mut (*scratch).state };
         fill(state);
-        let begun = FLOWS.insert(key, &*state, 0).is_ok();
-        if begun {
-            count(&EVENTS, KernelEvent::FlowBegun as u32, 1);
-        }
-        begun
+        FLOWS.insert(key, &*state, 0).ok()?;
+        count(&EVENTS, KernelEvent::FlowBegun as u32, 1);
+        self.find(key)
     }
 
     #[inline(always)]
@@ -275,6 +305,25 @@ impl<const DISCOVERS: bool> Tables for Maps<DISCOVERS> {
         let _ = VERDICTS.remove(key);
         Some(verdict)
     }
+}
+
+/// The class of the longest prefix that holds this address.
+#[inline(always)]
+fn longest_prefix(address: &[u8; 16]) -> SourceClass {
+    let class = match address {
+        [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d] => PREFIXES_IPV4.get(Key::new(32, [*a, *b, *c, *d])),
+        _ => {
+            // Not on the stack, where the address behind the length would not be aligned.
+            let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
+                return SourceClass::Public;
+            };
+            // SAFETY: as in `read`.
+            let prefix = unsafe { &mut (*scratch).prefix };
+            *prefix = Key::new(128, *address);
+            PREFIXES_IPV6.get(&*prefix)
+        }
+    };
+    class.and_then(|class| SourceClass::from_value(*class)).unwrap_or(SourceClass::Public)
 }
 
 /// The bytes between two packet pointers.
@@ -306,7 +355,9 @@ impl Frame for Linear {
             return None;
         }
         let start = self.data + offset;
-        if start + N > self.data_end {
+        // Of one byte the compiler would compare its own address with the end, which tells the verifier nothing.
+        let behind = if N == 1 { opaque(start + N) } else { start + N };
+        if behind > self.data_end {
             return None;
         }
         // SAFETY: the comparisons show that `N` bytes from `start` on lie within the packet.

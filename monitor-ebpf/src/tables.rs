@@ -20,12 +20,20 @@ pub struct Located {
 
 /// What the kernel half asks of its surroundings.
 pub trait Tables {
+    /// Where a flow that was found stands, so that it is looked up once a packet.
+    type Place: Copy;
+    /// The time, nanoseconds: of a flow's birth and of a record.
+    fn now(&self) -> u64;
     /// What this port is meant to be, `None` where it is not watched.
     fn role(&self, port: u16) -> Option<Role>;
     /// Whether segments to ports that nobody watches are looked at for requests to an API server.
-    fn discovers(&self) -> bool;
+    fn discovers(&self) -> bool {
+        false
+    }
     /// Watches this port as [`Role::Discovered`] from now on, unless it is to be left alone for such requests.
-    fn claim(&mut self, port: u16, asked: Asked) -> bool;
+    fn claim(&mut self, _port: u16, _asked: Asked) -> bool {
+        false
+    }
     /// Where this address (IPv4 as IPv4-mapped) belongs, by the longest prefix.
     fn source(&self, address: &[u8; 16]) -> SourceClass;
     /// Gives back what it was given. In the kernel it goes through memory of which the verifier knows nothing, so that
@@ -35,10 +43,13 @@ pub trait Tables {
     }
     /// The slot of the handshake table with this index, under [`limits::HANDSHAKES`].
     fn handshake(&mut self, index: u32) -> Option<&mut Handshake>;
-    /// The flow with this key.
-    fn flow(&mut self, key: &FlowKey) -> Option<&mut FlowState>;
-    /// Remembers a flow as `fill` makes it, in place of an older one with the same key; false where there is no room.
-    fn begin(&mut self, key: &FlowKey, fill: impl FnOnce(&mut FlowState)) -> bool;
+    /// Where the flow with this key stands.
+    fn find(&mut self, key: &FlowKey) -> Option<Self::Place>;
+    /// The flow that stands there.
+    fn flow(&mut self, place: Self::Place) -> Option<&mut FlowState>;
+    /// Remembers a flow as `fill` makes it, in place of an older one with the same key, and says where; `None` where
+    /// there is no room.
+    fn begin(&mut self, key: &FlowKey, fill: impl FnOnce(&mut FlowState)) -> Option<Self::Place>;
     /// Takes away what user space has decided about the flow with this key.
     fn take_verdict(&mut self, key: &FlowKey) -> Option<Verdict>;
 }

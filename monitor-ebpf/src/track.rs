@@ -15,7 +15,7 @@ use crate::tables::Tables;
 /// More data than a SYN can carry in one packet.
 const SYN_DATA: u32 = 1 << 16;
 
-/// Follows the connection by one segment that was seen at `now` (nanoseconds) on `tap` ([`RecordHeader::tap`]). Fills
+/// Follows the connection by one segment that was seen now on `tap` ([`RecordHeader::tap`]). Fills
 /// the header of its first record but for `captured`, and says how many bytes of its payload are to be handed over, at
 /// most `header.length`.
 ///
@@ -29,7 +29,6 @@ pub fn track<F: Frame + ?Sized, T: Tables>(
     frame: &F,
     watched: &Watched<'_>,
     tables: &mut T,
-    now: u64,
     tap: u32,
     header: &mut RecordHeader,
 ) -> Result<u32, Skip> {
@@ -41,28 +40,41 @@ pub fn track<F: Frame + ?Sized, T: Tables>(
     if tcp.length == 0 && closing == 0 {
         return Err(Skip::NoPayload);
     }
-    let known = match tables.flow(key) {
-        Some(flow) => flow.closed & FlowState::SYN_AGAIN == 0,
+    let mut place = tables.find(key);
+    let known = match place.and_then(|place| tables.flow(place)) {
+        Some(flow) => {
+            // Most packets there are: of a connection of which nothing more is wanted, and that goes on as it did.
+            let news = closing & !flow.closed | flow.closed & FlowState::SYN_AGAIN;
+            if flow.decision == Decision::Enough as u8 && news == 0 {
+                return Err(if tcp.length == 0 { Skip::Duplicate } else { Skip::Enough });
+            }
+            flow.closed & FlowState::SYN_AGAIN == 0
+        }
         None if tcp.length == 0 => return Err(Skip::NoPayload),
         None => false,
     };
-    if !known && begins(watched, tables) {
+    let mut begun = false;
+    // Not asked before: the clock takes longer than most packets.
+    let now = tables.now();
+    if !known && begins(watched, tables, place) {
         let handshake = fitting_handshake(watched, tables);
         let decision = if *side == Side::Client { first_decision(frame, watched) } else { Decision::Read };
-        if !tables.begin(key, |state| fill_first_state(state, handshake, decision, now)) {
-            return Err(Skip::TableFull);
-        }
+        place = tables.begin(key, |state| fill_first_state(state, handshake, decision, now));
+        begun = true;
     }
-    let undecided = tables.flow(key).is_some_and(|flow| flow.decision != Decision::Enough as u8);
+    let place = place.ok_or(Skip::TableFull)?;
+    // Nothing is decided yet about a flow that begins here.
+    let undecided = !begun && tables.flow(place).is_some_and(|flow| flow.decision != Decision::Enough as u8);
     let verdict = if undecided { tables.take_verdict(key) } else { None };
-    let source = tables.source(&key.client);
-    let flow = tables.flow(key).ok_or(Skip::TableFull)?;
+    let flow = tables.flow(place).ok_or(Skip::TableFull)?;
     if let Some(verdict) = verdict
         && verdict.born == flow.born
     {
         flow.decision = verdict.decision;
     }
     let (wanted, flags) = advance(watched, flow, closing, tap)?;
+    let source = tables.source(&key.client);
+    let flow = tables.flow(place).ok_or(Skip::TableFull)?;
     let (this, other) = (&flow.sides[*side as usize], &flow.sides[side.other() as usize]);
     header.time = now;
     header.born = flow.born;
@@ -108,7 +120,9 @@ fn remember_handshake<T: Tables>(watched: &Watched<'_>, tables: &mut T) -> Skip 
             *handshake = said;
         }
     }
-    if let Some(flow) = tables.flow(key) {
+    if let Some(place) = tables.find(key)
+        && let Some(flow) = tables.flow(place)
+    {
         flow.closed |= FlowState::SYN_AGAIN;
     }
     if tcp.length > 0 { Skip::SynPayload } else { Skip::NoPayload }
@@ -117,10 +131,10 @@ fn remember_handshake<T: Tables>(watched: &Watched<'_>, tables: &mut T) -> Skip 
 /// Whether this payload begins a connection: none with its key is known, or a handshake was seen since that this
 /// payload follows and that is not the known one's.
 #[inline(always)]
-fn begins<T: Tables>(watched: &Watched<'_>, tables: &mut T) -> bool {
+fn begins<T: Tables>(watched: &Watched<'_>, tables: &mut T, place: Option<T::Place>) -> bool {
     let Watched { key, side, tcp, .. } = watched;
     let handshake = seen_handshake(key, tables);
-    let Some(flow) = tables.flow(key) else {
+    let Some(flow) = place.and_then(|place| tables.flow(place)) else {
         return true;
     };
     let Some(start) = handshake.and_then(|handshake| handshake.start(*side)) else {

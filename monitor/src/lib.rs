@@ -9,6 +9,7 @@ pub mod commands;
 pub mod config;
 pub mod discover;
 pub mod export;
+mod flow_table;
 pub mod inspect;
 mod key_hash;
 pub mod live;

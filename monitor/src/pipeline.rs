@@ -1,18 +1,19 @@
 //! The way of a record through user space: the only file that names all stages.
 
-use std::num::NonZeroUsize;
+mod memory;
+
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use lru::LruCache;
 use monitor_common::{Asked, Decision, FlowKey, RecordFlags, RecordHeader, Role, Side, SourceClass, limits};
 
 use crate::classify::{Classifier, Connection, Destination, ExposureKind, Outcome, PathClass, RequestMeaning, Source};
 use crate::discover::{CandidateOutcome, Discovery, Forget, News, OtherReply, PortState, Standing};
 use crate::export::metrics::Metrics;
+use crate::flow_table::{FlowTable, Place};
 use crate::inspect::{FirstRequest, Inspector, Observation, Protocol};
-use crate::key_hash::KeyHashing;
-use crate::reassemble::{Chunk, Streams};
+use crate::reassemble::{Chunk, Counts, Streams};
 use crate::receive::Record;
 
 /// A connection of which nothing was heard for so long is listed as it is; should it speak again, it is a new one whose
@@ -23,8 +24,11 @@ const IDLE: Duration = Duration::from_secs(3_600);
 /// host ignored. Longer than a retransmission takes.
 const RESET_LINGER: Duration = Duration::from_secs(1);
 
-/// How often connections are looked over for the two above.
+/// How often those that were reset are looked over.
 const SWEEP: Duration = Duration::from_millis(500);
+
+/// How often those that were idle are: what ended long ago has to be passed over too.
+const SWEEP_IDLE: Duration = Duration::from_secs(30);
 
 /// What the pipeline says as it happens.
 #[derive(Clone, Copy, Debug)]
@@ -66,8 +70,9 @@ pub type InterfaceNames = Box<dyn Fn(u32) -> Option<Arc<str>> + Send>;
 
 /// Every connection that is being read, from its records to its events.
 pub struct Pipeline {
-    flows: LruCache<FlowKey, Flow, KeyHashing>,
+    flows: FlowTable<Flow>,
     live: usize,
+    memory: memory::Memory,
     classifier: Classifier,
     discovery: Discovery,
     metrics: Arc<Metrics>,
@@ -75,6 +80,16 @@ pub struct Pipeline {
     /// Added to a record's time to make it one since 1970.
     clock_offset: Duration,
     next_sweep: u64,
+    next_idle_sweep: u64,
+    /// Connections with a RST, from the earliest on; each is in it once.
+    resets: VecDeque<Reset>,
+}
+
+/// A connection that was reset then.
+struct Reset {
+    time: u64,
+    key: FlowKey,
+    born: u64,
 }
 
 struct Flow {
@@ -99,10 +114,13 @@ struct Live {
     last_heard: u64,
     /// Time and sender of a RST that nothing has contradicted yet.
     reset: Option<(u64, Side)>,
+    /// It is among the pipeline's `resets`.
+    reset_awaited: bool,
     /// Whether anything is told of it: not on a port of which it is not known what speaks there.
     told: bool,
     counted: bool,
     requests_reported: usize,
+    weight: memory::Weight,
 }
 
 impl Pipeline {
@@ -113,16 +131,18 @@ impl Pipeline {
         interface_names: InterfaceNames,
         clock_offset: Duration,
     ) -> Self {
-        let capacity = NonZeroUsize::new(limits::FLOWS as usize).unwrap_or(NonZeroUsize::MIN);
         Self {
-            flows: LruCache::with_hasher(capacity, KeyHashing::default()),
+            flows: FlowTable::new(limits::FLOWS),
             live: 0,
+            memory: memory::Memory::default(),
             classifier,
             discovery: Discovery::default(),
             metrics,
             interface_names,
             clock_offset,
             next_sweep: 0,
+            next_idle_sweep: 0,
+            resets: VecDeque::new(),
         }
     }
 
@@ -157,16 +177,17 @@ impl Pipeline {
             return None;
         };
         self.metrics.record(record.bytes.len());
-        if !self.admit(record, output) {
-            return None;
-        }
-        let Self { flows, classifier, discovery, metrics, .. } = self;
-        let Some(Flow { state: State::Live(live), .. }) = flows.get_mut(&header.key) else {
+        let place = self.admit(record, output)?;
+        let Self { flows, classifier, discovery, metrics, resets, .. } = self;
+        let Flow { state: State::Live(live), .. } = flows.at(place)? else {
             return None;
         };
         live.last_heard = header.time;
         if header.flags & RecordFlags::RST != 0 {
             live.reset = live.reset.or(Some((header.time, side)));
+            if !std::mem::replace(&mut live.reset_awaited, true) {
+                resets.push_back(Reset { time: header.time, key: header.key, born: header.born });
+            }
         } else if header.length > 0 {
             live.reset = None;
         }
@@ -174,13 +195,18 @@ impl Pipeline {
         let Live { streams, inspector, connection, .. } = &mut **live;
         let mut stripped = *record;
         stripped.header.flags &= !RecordFlags::RST;
+        let mut delivered = false;
         streams.record(&stripped, &mut |chunk: Chunk<'_>| {
+            delivered = true;
             count_gap(metrics, &chunk);
             wanted = inspector.chunk(&chunk, &mut connection.observation);
         });
-        metrics.reassembly(&streams.take_counts());
+        let counts = streams.take_counts();
+        if counts != Counts::default() {
+            metrics.reassembly(&counts);
+        }
         let ended = live.streams.ended();
-        if live.is_told(discovery) {
+        if (delivered || ended) && live.is_told(discovery) {
             live.classify(classifier, metrics, ended, output);
         }
         let feedback =
@@ -189,52 +215,69 @@ impl Pipeline {
         if wanted == Decision::Enough {
             live.streams.discard();
         }
-        if ended || live.inspector.settled() {
-            self.close(&header.key, State::Done, output);
+        let settled = ended || live.inspector.settled();
+        live.weigh(&mut self.memory);
+        if settled {
+            self.close(place, State::Done, output);
+        } else if self.memory.is_over() {
+            self.make_room(&header.key, output);
         }
         feedback
     }
 
-    /// Makes sure that the record's connection is being read; false where it is not and need not be.
-    fn admit(&mut self, record: &Record<'_>, output: &mut impl FnMut(Event<'_>)) -> bool {
+    /// Makes sure that the record's connection is being read, and gives its place; `None` where it is not and need not
+    /// be.
+    fn admit(&mut self, record: &Record<'_>, output: &mut impl FnMut(Event<'_>)) -> Option<Place> {
         let header = &record.header;
         if header.role == Role::Discovered as u8 {
             let (port, candidate) = (header.key.server_port, header.flags & RecordFlags::CANDIDATE != 0);
             if self.discovery.seen(port, candidate, header.time) == Standing::Ignored {
-                return false;
+                return None;
             }
         }
-        match self.flows.get(&header.key) {
-            Some(flow) if flow.born > header.born => return false,
-            Some(Flow { born, state }) if *born == header.born => match state {
-                State::Live(_) => return true,
-                State::Done => return false,
-                State::Forgotten => {}
-            },
-            Some(_) => self.close(&header.key, State::Done, output),
-            None => {}
+        let known = self.flows.find(&header.key);
+        if let Some(place) = known {
+            self.flows.touch(place);
+            match self.flows.at(place)? {
+                flow if flow.born > header.born => return None,
+                Flow { born, state, .. } if *born == header.born => match state {
+                    State::Live(_) => return Some(place),
+                    State::Done => return None,
+                    State::Forgotten => {}
+                },
+                _ => self.close(place, State::Done, output),
+            }
         }
         if header.length == 0 {
-            return false;
+            return None;
         }
         if header.role == Role::Discovered as u8 && !self.discovery.admits(&header.key) {
-            return false;
+            return None;
         }
         let Some(live) = self.begin(header) else {
             self.metrics.malformed();
-            return false;
+            return None;
         };
         let flow = Flow { born: header.born, state: State::Live(Box::new(live)) };
         self.live += 1;
-        if let Some((key, Flow { state: State::Live(mut evicted), .. })) = self.flows.push(header.key, flow)
-            && key != header.key
-        {
-            self.live -= 1;
-            self.metrics.evicted();
-            evicted.close(&mut self.classifier, &mut self.discovery, &self.metrics, output);
-        }
+        let place = match known {
+            Some(place) => {
+                *self.flows.at(place)? = flow;
+                place
+            }
+            None => {
+                let (place, gone) = self.flows.insert(header.key, flow);
+                if let Some((_, Flow { state: State::Live(mut evicted), .. })) = gone {
+                    self.live -= 1;
+                    self.memory.free(&evicted.weight);
+                    self.metrics.evicted();
+                    evicted.close(&mut self.classifier, &mut self.discovery, &self.metrics, output);
+                }
+                place
+            }
+        };
         self.metrics.set_flows(self.live);
-        true
+        Some(place)
     }
 
     fn begin(&self, header: &RecordHeader) -> Option<Live> {
@@ -259,9 +302,11 @@ impl Pipeline {
             decision: Decision::Read,
             last_heard: header.time,
             reset: None,
+            reset_awaited: false,
             told: role != Role::Discovered,
             counted: false,
             requests_reported: 0,
+            weight: memory::Weight::default(),
         })
     }
 
@@ -272,32 +317,53 @@ impl Pipeline {
             return;
         }
         self.next_sweep = now + SWEEP.as_nanos() as u64;
-        let over = |since: u64, limit: Duration| now.saturating_sub(since) > limit.as_nanos() as u64;
-        let mut closing = Vec::new();
-        for (key, flow) in &self.flows {
-            let State::Live(live) = &flow.state else { continue };
-            if live.reset.is_some_and(|(time, _)| over(time, RESET_LINGER)) {
-                closing.push((*key, State::Done));
-            } else if over(live.last_heard, IDLE) {
-                closing.push((*key, State::Forgotten));
-            }
-        }
-        for (key, after) in closing {
-            if matches!(after, State::Forgotten) {
-                self.metrics.expired();
-            }
-            self.close(&key, after, output);
+        self.sweep_resets(now, output);
+        if now >= self.next_idle_sweep {
+            self.next_idle_sweep = now + SWEEP_IDLE.as_nanos() as u64;
+            self.sweep_idle(now, output);
         }
         self.discovery.sweep(now);
         self.tell_discovery(now, output);
     }
 
+    fn sweep_resets(&mut self, now: u64, output: &mut impl FnMut(Event<'_>)) {
+        while let Some(first) = self.resets.pop_front_if(|reset| over(now, reset.time, RESET_LINGER)) {
+            let Some(place) = self.flows.find(&first.key) else { continue };
+            let Some(Flow { born, state: State::Live(live), .. }) = self.flows.at(place) else { continue };
+            if *born != first.born {
+                continue;
+            }
+            match live.reset {
+                None => live.reset_awaited = false,
+                Some((time, _)) if over(now, time, RESET_LINGER) => self.close(place, State::Done, output),
+                // It spoke after that one, and was reset again.
+                Some((time, _)) => self.resets.push_back(Reset { time, ..first }),
+            }
+        }
+    }
+
+    fn sweep_idle(&mut self, now: u64, output: &mut impl FnMut(Event<'_>)) {
+        let live = self.flows.oldest_first().filter_map(|(key, flow)| match &flow.state {
+            State::Live(live) => Some((key, live.last_heard)),
+            State::Done | State::Forgotten => None,
+        });
+        let idle = live.take_while(|(_, last_heard)| over(now, *last_heard, IDLE)).map(|(key, _)| *key);
+        for key in idle.collect::<Vec<_>>() {
+            if let Some(place) = self.flows.find(&key) {
+                self.metrics.expired();
+                self.close(place, State::Forgotten, output);
+            }
+        }
+    }
+
     /// Tells what is new about ports, and drops the connections of which nothing will be told.
     fn tell_discovery(&mut self, now: u64, output: &mut impl FnMut(Event<'_>)) {
         for key in self.discovery.take_dropped() {
-            let Some(flow) = self.flows.peek_mut(&key) else { continue };
-            if matches!(flow.state, State::Live(_)) {
-                // Should the port be found later, what follows of it is read.
+            let Some(place) = self.flows.find(&key) else { continue };
+            let Some(flow) = self.flows.at(place) else { continue };
+            // Should the port be found later, what follows of it is read.
+            if let State::Live(live) = &flow.state {
+                self.memory.free(&live.weight);
                 flow.state = State::Forgotten;
                 self.live -= 1;
                 self.metrics.set_flows(self.live);
@@ -323,22 +389,24 @@ impl Pipeline {
     /// Lists every connection that is still being read, as at the end of a capture or of the daemon.
     pub fn finish(&mut self, output: &mut impl FnMut(Event<'_>)) {
         let mut now = 0;
-        while let Some((_, flow)) = self.flows.pop_lru() {
+        while let Some((_, flow)) = self.flows.pop_oldest() {
             if let State::Live(mut live) = flow.state {
                 now = now.max(live.last_heard);
                 live.close(&mut self.classifier, &mut self.discovery, &self.metrics, output);
             }
         }
         self.live = 0;
+        self.memory.clear();
         self.metrics.set_flows(0);
         self.tell_discovery(now, output);
     }
 
-    fn close(&mut self, key: &FlowKey, after: State, output: &mut impl FnMut(Event<'_>)) {
-        let Some(flow) = self.flows.peek_mut(key) else { return };
+    fn close(&mut self, place: Place, after: State, output: &mut impl FnMut(Event<'_>)) {
+        let Some(flow) = self.flows.at(place) else { return };
         if let State::Live(mut live) = std::mem::replace(&mut flow.state, after) {
             live.close(&mut self.classifier, &mut self.discovery, &self.metrics, output);
             self.live -= 1;
+            self.memory.free(&live.weight);
             self.metrics.set_flows(self.live);
         }
     }
@@ -418,6 +486,11 @@ impl Live {
         }
         output(Event::Connection(&self.connection));
     }
+}
+
+/// Whether more than `limit` went by since then.
+fn over(now: u64, since: u64, limit: Duration) -> bool {
+    now.saturating_sub(since) > limit.as_nanos() as u64
 }
 
 /// What the first answer of a server that is not the Kubernetes API's says.

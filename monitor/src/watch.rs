@@ -130,11 +130,17 @@ impl Roles {
 
 /// The prefixes flattened: from each bound on, until the next one, all addresses are of one class. Addresses are
 /// numbers, IPv4 as IPv4-mapped IPv6. `replay` asks it once a packet: a binary search over few bounds, without hashing.
+/// Of IPv4 the first byte says where to begin, and mostly all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Classes {
     bounds: Vec<u128>,
     classes: Vec<SourceClass>,
+    /// For each first byte of an IPv4 address the bounds up to its first address, and up to its last.
+    ipv4: Vec<[u32; 2]>,
 }
+
+/// What stands before an IPv4 address in an IPv4-mapped one.
+const MAPPED: u128 = 0xffff << 32;
 
 impl Classes {
     fn new(prefixes: &[(IpNet, SourceClass)]) -> Self {
@@ -154,6 +160,9 @@ impl Classes {
             open.push(range);
         }
         table.close(&mut open, Some(u128::MAX));
+        let upto = |address: u128| table.bounds.partition_point(|bound| *bound <= address) as u32;
+        table.ipv4 =
+            (0..=0xff).map(|byte| MAPPED | byte << 24).map(|first| [upto(first), upto(first | 0xff_ffff)]).collect();
         table
     }
 
@@ -183,7 +192,15 @@ impl Classes {
     }
 
     fn of(&self, address: u128) -> SourceClass {
-        let after = self.bounds.partition_point(|bound| *bound <= address);
+        let (from, to) = match address >> 32 {
+            0xffff => self
+                .ipv4
+                .get((address as u32 >> 24) as usize)
+                .map_or((0, 0), |[from, to]| (*from as usize, *to as usize)),
+            _ => (0, self.bounds.len()),
+        };
+        let between = self.bounds.get(from..to).unwrap_or_default();
+        let after = from + if between.is_empty() { 0 } else { between.partition_point(|bound| *bound <= address) };
         after.checked_sub(1).and_then(|at| self.classes.get(at)).copied().unwrap_or(SourceClass::Public)
     }
 }

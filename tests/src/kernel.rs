@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result, anyhow};
 use aya::TestRun as _;
 use aya::maps::{Array, HashMap, Map, MapData, MapInfo};
 use aya::programs::{TestRunOptions, TestRunResult};
-use monitor::attach::object::{Counters, KernelHalf, Reading, program};
+use monitor::attach::object::{Counters, Discovered, KernelHalf, Reading, program};
 use monitor::export::KernelCounts;
 use monitor::receive;
 use monitor::replay::native::NativeKernel;
@@ -210,6 +210,11 @@ impl Kernel {
     /// The table does not take it.
     pub fn decide(&mut self, key: &FlowKey, verdict: Verdict) -> Result<()> {
         self.reading.verdicts.insert(key, verdict, 0).context("writing a verdict")
+    }
+
+    /// The tables by which discovered ports are forgotten.
+    pub fn discovered(&mut self) -> &mut Discovered {
+        &mut self.reading.discovered
     }
 
     /// Whether a verdict about this flow waits to be taken over.

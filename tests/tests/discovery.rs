@@ -1,4 +1,5 @@
 //! The API in the clear on ports that nobody named: in a capture, in the kernel half, and live.
+#![expect(clippy::unwrap_used, reason = "what a test cannot do without fails it")]
 
 mod discovery {
     pub mod node;
@@ -8,14 +9,19 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use discovery::node::{API_REPLY, Node, PAGE_REPLY};
+use monitor::attach::object::program;
 use monitor::classify::ExposureKind;
 use monitor::config::{OnOff, Settings};
-use monitor::discover::PortState;
+use monitor::discover::{Forget, PortState};
 use monitor::export::{KernelCounts, Metrics};
 use monitor::pipeline::Event;
-use monitor::replay::{Capture, replay};
-use monitor_common::{FlowKey, Role, Side};
-use monitor_tests::frame::{Tcp, flag, key_ipv4};
+use monitor::replay::native::NativeKernel;
+use monitor::replay::{Capture, Start, replay};
+use monitor::watch::Watch;
+use monitor_common::{FlowKey, Hook, RecordFlags, Role, Side, Skip};
+use monitor_tests::frame::{Tcp, ether_type, ethernet, flag, key_ipv4, key_ipv6, tag};
+use monitor_tests::kernel::{Kernel, Record};
+use monitor_tests::namespace::Namespace;
 use monitor_tests::require_root;
 
 use flag::{ACK, FIN, PSH, SYN};
@@ -169,6 +175,74 @@ fn a_forgotten_port_is_a_candidate_again_after_a_while_or_for_another_path() {
     capture.connection(40_001, 9_001, &[(&get("/"), PAGE_REPLY)]);
     let told = replayed(&capture, &Settings::default());
     assert_eq!((told.connections.len(), candidates(&told.scrape, "no_reply")), (0, 1));
+}
+
+/// Frames to a port that nobody named, each with whether the kernel half and the native one discover the port by it.
+#[test]
+#[ignore = "needs root"]
+fn both_halves_discover_by_the_same_frames() {
+    require_root();
+    let watched = Watch::of([(6443, Role::Secure)], []);
+    let namespace = Namespace::new().unwrap();
+    let lo = namespace.index("lo").unwrap();
+    let mut kernel = Kernel::new(&watched).unwrap();
+    let request = get("/api/v1/secrets");
+    let mut port = 20_000;
+    for (payload, family, options, expected) in [
+        (request.as_str(), key_ipv4(), 0, true),
+        (&request, key_ipv4(), 40, true),
+        (&request, key_ipv6(), 0, true),
+        (&request, key_ipv6(), 12, true),
+        ("GET /api HTTP/1.0\n", key_ipv4(), 0, true),
+        ("GET /api HTTP/1.0", key_ipv4(), 0, false),
+        ("OPTIONS /apis/apps/v1 HTTP/1.1\r\n\r\n", key_ipv6(), 0, true),
+        ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", key_ipv4(), 0, false),
+        ("PAST /api HTTP/1.1\r\n\r\n", key_ipv4(), 0, false),
+        ("\u{16}\u{3}\u{1}\u{2}GET /api HTTP/1.1\r\n", key_ipv6(), 0, false),
+        ("", key_ipv4(), 0, false),
+    ] {
+        for (framed, what) in [(Tcp::frame as fn(&Tcp) -> Vec<u8>, "plain"), (tagged, "with a VLAN tag")] {
+            port += 1;
+            let key = FlowKey { server_port: port, ..family };
+            let tcp = Tcp { key, options: vec![1; options], ..Tcp::new(Side::Client, ACK | PSH, payload.as_bytes()) };
+            let frame = framed(&tcp);
+            let mut natively = NativeKernel::new(watched.clone());
+            let outcome = namespace.run(|| kernel.run(program::INGRESS_COUNT, &frame, lo)).unwrap();
+            let mut records: Vec<Record> = Vec::new();
+            natively.frame(Start::Ethernet, 1, 1, &frame, |record| records.push(record.into()));
+            let discovered = |records: &[Record]| {
+                let [record] = records else { return false };
+                assert_eq!((record.header.role, record.header.key), (Role::Discovered as u8, key));
+                assert_eq!(record.bytes, payload.as_bytes());
+                record.header.flags & RecordFlags::CANDIDATE != 0
+            };
+            assert_eq!(discovered(&outcome.records), expected, "{what}: {payload:?} {outcome:?}");
+            assert_eq!(discovered(&records), expected, "natively, {what}: {payload:?}");
+            // Watched from now on; forgotten, it is left alone for what is said and for as long as is said.
+            let answer = Tcp { key, ..Tcp::new(Side::Server, ACK, b"HTTP/1.1 200 OK\r\n\r\n") }.frame();
+            let answers = namespace.run(|| kernel.run(program::EGRESS, &answer, lo)).unwrap().records.len();
+            assert_eq!(answers, usize::from(expected), "{payload:?}");
+            let forget = |until| Forget { port, quiet_until: [until; 2] };
+            kernel.discovered().forget(&forget(u64::MAX)).unwrap();
+            natively.forget(&forget(2));
+            let outcome = namespace.run(|| kernel.run(program::INGRESS_COUNT, &frame, lo)).unwrap();
+            assert!(outcome.records.is_empty(), "left alone: {payload:?}");
+            natively.frame(Start::Ethernet, 1, 1, &frame, |_| panic!("left alone: {payload:?}"));
+        }
+    }
+    // XDP only counts.
+    let tcp =
+        Tcp { key: FlowKey { server_port: 20_100, ..key_ipv4() }, ..Tcp::new(Side::Client, ACK, request.as_bytes()) };
+    let outcome = kernel.run(program::XDP_LINEAR, &tcp.frame(), 0).unwrap();
+    assert_eq!(outcome.counts.skipped(Hook::Xdp), [(Skip::NotWatched, 1)]);
+    let answer = Tcp { side: Side::Server, payload: PAGE_REPLY.into(), ..tcp }.frame();
+    assert!(namespace.run(|| kernel.run(program::EGRESS, &answer, lo)).unwrap().records.is_empty());
+}
+
+fn tagged(tcp: &Tcp) -> Vec<u8> {
+    let packet = tcp.packet();
+    let kind = if packet[0] >> 4 == 4 { ether_type::IPV4 } else { ether_type::IPV6 };
+    ethernet(ether_type::VLAN, &tag(kind, &packet))
 }
 
 /// A real `kubectl proxy` on a random port of `lo` and on one of an outside address, and what it stands before, beside a

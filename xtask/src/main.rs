@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod bench;
 mod build;
 mod demo;
 mod docs;
@@ -28,6 +29,7 @@ struct Arguments {
 enum Command {
     Setup(setup::Arguments),
     Build(build::Arguments),
+    Bench(bench::Arguments),
     Demo(demo::Arguments),
     Docs(docs::Arguments),
     Test(test::Arguments),
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
     let outcome = setup::extend_path().and_then(|()| interrupt::install()).and_then(|()| match arguments.command {
         Command::Setup(arguments) => setup::run(&arguments),
         Command::Build(arguments) => build::run(&arguments),
+        Command::Bench(arguments) => bench::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Docs(arguments) => docs::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),

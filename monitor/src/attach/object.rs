@@ -46,6 +46,7 @@ pub struct KernelHalf {
     ports: Array<MapData, u8>,
     prefixes_ipv4: LpmTrie<MapData, [u8; 4], u8>,
     prefixes_ipv6: LpmTrie<MapData, [u8; 16], u8>,
+    prefix_generation: Array<MapData, u32>,
     loaded: Watch,
     /// XDP programs that this kernel does not take, and why.
     xdp_refused: Vec<(&'static str, String)>,
@@ -148,6 +149,7 @@ impl KernelHalf {
             ports: Array::try_from(ports).context("map PORTS")?,
             prefixes_ipv4: LpmTrie::try_from(take(&mut ebpf, "PREFIXES_IPV4")?).context("map PREFIXES_IPV4")?,
             prefixes_ipv6: LpmTrie::try_from(take(&mut ebpf, "PREFIXES_IPV6")?).context("map PREFIXES_IPV6")?,
+            prefix_generation: Array::try_from(take(&mut ebpf, "GENERATION")?).context("map GENERATION")?,
             loaded: Watch::default(),
             xdp_refused,
             ebpf,
@@ -161,6 +163,14 @@ impl KernelHalf {
     /// # Errors
     /// A table took no entry: more prefixes than `monitor_common::limits::PREFIXES`.
     pub fn watch(&mut self, watch: &Watch) -> Result<()> {
+        let outcome = self.load_tables(watch);
+        // Also after a failure: what was changed before it is to be seen.
+        let generation = self.prefix_generation.get(&0, 0).unwrap_or(0).wrapping_add(1);
+        self.prefix_generation.set(0, generation, 0).context("telling the kernel half that prefixes have changed")?;
+        outcome
+    }
+
+    fn load_tables(&mut self, watch: &Watch) -> Result<()> {
         for (port, role) in &watch.ports {
             self.ports.set(u32::from(*port), *role as u8 + 1, 0).with_context(|| format!("watching port {port}"))?;
         }

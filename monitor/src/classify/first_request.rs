@@ -37,7 +37,9 @@ impl GoawayServers {
         if response.goaway() {
             self.learn(server);
         }
-        response.first_request(self.sends_goaway(server))
+        // Asked after every chunk of a connection: the servers are looked up only where it matters.
+        let sends_goaway = response == FirstResponse::NoGoaway && self.sends_goaway(server);
+        response.first_request(sends_goaway)
     }
 
     /// This server was seen to send GOAWAY to an unauthenticated client: by a connection, or by a request of our own.

@@ -261,6 +261,16 @@ mod tests {
     }
 
     #[test]
+    fn a_port_that_was_found_is_a_line() {
+        let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_795_453_200);
+        let value = parsed(&Event::Port(PortChange { time, port: 31_234, state: crate::discover::PortState::Found }));
+        let expected = serde_json::json!({
+            "type": "port", "time": "2026-11-23T17:00:00.000000Z", "port": 31_234, "role": "discovered", "state": "found",
+        });
+        assert_eq!(value, expected);
+    }
+
+    #[test]
     fn a_connection_over_tls() {
         let connection = anonymous_over_tls();
         let expected = json!({

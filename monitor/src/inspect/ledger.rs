@@ -38,6 +38,11 @@ impl Ledger {
         number
     }
 
+    /// Memory that requests beyond the cap take.
+    pub fn held(&self) -> usize {
+        self.held.iter().map(|(_, request)| request.memory()).sum()
+    }
+
     /// Whether no request was added.
     pub const fn is_empty(&self) -> bool {
         self.next == 0

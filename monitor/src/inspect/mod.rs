@@ -131,6 +131,17 @@ impl Inspector {
         matches!(self.state, State::Settled)
     }
 
+    /// Memory that is held for this connection, the observation not counted.
+    pub fn buffered(&self) -> usize {
+        match &self.state {
+            State::Detect(None) | State::Settled => 0,
+            State::Detect(Some(detect)) => size_of::<Detect>() + detect.client.capacity() + detect.server.capacity(),
+            State::Tls(tls) => size_of::<Tls>() + tls.held(),
+            State::Http1(http1) => size_of::<Http1>() + http1.held(),
+            State::Http2(http2) => size_of::<Http2>() + http2.held(),
+        }
+    }
+
     const fn wanted(&self) -> Wanted {
         match self.state {
             State::Detect(_) | State::Tls(_) => Decision::Read,

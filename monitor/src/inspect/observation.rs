@@ -88,6 +88,14 @@ pub struct TlsObservation {
     pub answered_in_the_clear: bool,
 }
 
+impl TlsObservation {
+    /// Memory beside itself.
+    pub fn memory(&self) -> usize {
+        let names = self.sni.iter().chain(&self.alpn_offered).chain(&self.alpn);
+        names.map(String::capacity).sum::<usize>() + self.alpn_offered.capacity() * size_of::<String>()
+    }
+}
+
 /// A TLS version number as on the wire; unknown values stay numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TlsVersion(pub u16);
@@ -281,6 +289,13 @@ pub struct Request {
     pub status: Option<u16>,
     /// Set by the pipeline once this request has been handed on, so that it is counted once.
     pub reported: bool,
+}
+
+impl Request {
+    /// Memory that it takes.
+    pub fn memory(&self) -> usize {
+        size_of::<Self>() + self.method.capacity() + self.path.capacity()
+    }
 }
 
 /// What a query string says about the verb (requestinfo.go, Kubernetes 1.37).

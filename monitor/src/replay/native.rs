@@ -2,9 +2,7 @@
 //! place of the kernel's maps.
 
 use std::collections::{HashMap, HashSet};
-use std::num::NonZeroUsize;
 
-use lru::LruCache;
 use monitor_common::{
     Asked, Decision, FlowKey, FlowState, Handshake, Hook, KernelEvent, PacketCount, RecordFlags, RecordHeader, Role,
     Skip, SourceClass, Verdict, limits,
@@ -16,7 +14,7 @@ use monitor_ebpf::track::track;
 
 use crate::discover::Forget;
 use crate::export::KernelCounts;
-use crate::key_hash::KeyHashing;
+use crate::flow_table::{FlowTable, Place};
 use crate::receive::Record;
 use crate::replay::Start;
 use crate::watch::Watch;
@@ -42,15 +40,16 @@ struct NativeTables {
     quiet: HashMap<u32, u64>,
     /// Time of the frame at hand.
     now: u64,
+    /// Birth of a flow that begins with it.
+    born: u64,
     handshakes: Vec<Handshake>,
-    flows: LruCache<FlowKey, FlowState, KeyHashing>,
+    flows: FlowTable<FlowState>,
     begun: u64,
 }
 
 impl NativeKernel {
     /// A kernel half that watches `watch` and has seen nothing.
     pub fn new(watch: Watch) -> Self {
-        let capacity = NonZeroUsize::new(limits::FLOWS as usize).unwrap_or(NonZeroUsize::MIN);
         let key = FlowKey { client: [0; 16], server: [0; 16], client_port: 0, server_port: 0 };
         Self {
             tables: NativeTables {
@@ -59,8 +58,9 @@ impl NativeKernel {
                 discovered: HashSet::new(),
                 quiet: HashMap::new(),
                 now: 0,
+                born: 0,
                 handshakes: vec![Handshake::default(); limits::HANDSHAKES as usize],
-                flows: LruCache::with_hasher(capacity, KeyHashing::default()),
+                flows: FlowTable::new(limits::FLOWS),
                 begun: 0,
             },
             key,
@@ -132,9 +132,10 @@ impl NativeKernel {
         count.bytes += watched.wire_length as u64;
         // Captures without times, or of one tick, must not give two connections the same birth.
         let born = time.max(self.last_born + 1);
+        self.tables.born = born;
         let begun = self.tables.begun;
         let payload = watched.tcp.payload;
-        let wanted = track(frame, &watched, &mut self.tables, born, tap, &mut self.header)?;
+        let wanted = track(frame, &watched, &mut self.tables, tap, &mut self.header)?;
         if self.tables.begun != begun {
             self.last_born = born;
         }
@@ -169,7 +170,8 @@ impl NativeKernel {
 
     /// Takes over what user space has decided about the flow with this key that was born then.
     pub fn decide(&mut self, key: &FlowKey, born: u64, decision: Decision) {
-        if let Some(flow) = self.tables.flows.get_mut(key)
+        if let Some(place) = self.tables.find(key)
+            && let Some(flow) = self.tables.flow(place)
             && flow.born == born
         {
             flow.decision = decision as u8;
@@ -192,6 +194,13 @@ impl NativeKernel {
 }
 
 impl Tables for NativeTables {
+    type Place = Place;
+
+    #[expect(clippy::misnamed_getters, reason = "a flow's birth is the time that it begins at, made unique")]
+    fn now(&self) -> u64 {
+        self.born
+    }
+
     fn role(&self, port: u16) -> Option<Role> {
         self.watch.role(port).or_else(|| self.discovered.contains(&port).then_some(Role::Discovered))
     }
@@ -216,16 +225,27 @@ impl Tables for NativeTables {
         self.handshakes.get_mut(index as usize)
     }
 
-    fn flow(&mut self, key: &FlowKey) -> Option<&mut FlowState> {
-        self.flows.get_mut(key)
+    fn find(&mut self, key: &FlowKey) -> Option<Place> {
+        let place = self.flows.find(key)?;
+        self.flows.touch(place);
+        Some(place)
     }
 
-    fn begin(&mut self, key: &FlowKey, fill: impl FnOnce(&mut FlowState)) -> bool {
+    fn flow(&mut self, place: Place) -> Option<&mut FlowState> {
+        self.flows.at(place)
+    }
+
+    fn begin(&mut self, key: &FlowKey, fill: impl FnOnce(&mut FlowState)) -> Option<Place> {
         let mut state = FlowState { born: 0, sides: Default::default(), decision: 0, closed: 0, reserved: [0; 6] };
         fill(&mut state);
-        self.flows.put(*key, state);
         self.begun += 1;
-        true
+        match self.find(key) {
+            Some(place) => {
+                *self.flow(place)? = state;
+                Some(place)
+            }
+            None => Some(self.flows.insert(*key, state).0),
+        }
     }
 
     fn take_verdict(&mut self, _key: &FlowKey) -> Option<Verdict> {

@@ -103,7 +103,7 @@ impl Node {
             seen: Seen::default(),
         };
         for port in [api, page] {
-            node.until("nginx listens", || node.inside.run(|| TcpStream::connect(("127.0.0.1", port)).is_ok()));
+            until("nginx listens", || node.inside.run(|| TcpStream::connect(("127.0.0.1", port)).is_ok()));
         }
         let (settings, ready) = (settings.clone(), Arc::clone(&health));
         // A thread of the namespace would end with `run`: the monitor's own enters it by itself.
@@ -115,8 +115,11 @@ impl Node {
                 runtime.block_on(live::run(&settings, policy, metrics, health, sink, ended))
             })
         });
-        node.monitor = Some(monitor);
-        node.until("the monitor is ready", || ready.ready().is_ok());
+        let attached = node.monitor.insert(monitor);
+        until("the monitor is ready, or has ended", || ready.ready().is_ok() || attached.is_finished());
+        if let Some(ended) = node.monitor.take_if(|monitor| monitor.is_finished()) {
+            panic!("the monitor has ended: {:?}", ended.join());
+        }
         node
     }
 
@@ -168,18 +171,6 @@ impl Node {
         }
         std::mem::take(&mut self.seen)
     }
-
-    #[track_caller]
-    fn until(&self, what: &str, mut so: impl FnMut() -> bool) {
-        let deadline = Instant::now() + PATIENCE;
-        while !so() {
-            assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
-            if let Some(monitor) = &self.monitor {
-                assert!(!monitor.is_finished(), "{what}: the monitor has ended");
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-    }
 }
 
 impl Drop for Node {
@@ -228,11 +219,22 @@ fn told(event: &Event<'_>) -> Option<Told> {
     })
 }
 
+#[track_caller]
+fn until(what: &str, mut so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !so() {
+        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
 /// One request on a connection of its own; the whole answer.
 fn ask(address: &str, port: u16, path: &str) -> String {
     let mut stream = TcpStream::connect((address, port)).expect("the server takes the connection");
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").unwrap();
+    // In one segment, as clients send it.
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     answer
@@ -244,7 +246,7 @@ fn nginx(folder: &Path, api: u16, page: u16) -> Child {
     let temporary =
         ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"].map(|kind| format!("{kind}_temp_path {kind};"));
     let words = format!(
-        "daemon off;\nworker_processes 1;\npid nginx.pid;\nerror_log stderr crit;\nuser root;\n\
+        "daemon off;\nmaster_process off;\npid nginx.pid;\nerror_log stderr crit;\nuser root;\n\
          events {{ worker_connections 256; }}\n\
          http {{\naccess_log off;\n{}\n\
          map $request_id $audit_id {{ default $request_id; }}\n\

@@ -14,8 +14,7 @@ use monitor::receive;
 use monitor::replay::Capture;
 use monitor::watch::Watch;
 use monitor_common::{
-    Asked, FlowKey, FlowState, Handshake, Hook, KernelEvent, LossReason, PacketCount, Role, Side, Skip, SourceClass,
-    Verdict,
+    FlowKey, FlowState, Handshake, Hook, KernelEvent, LossReason, PacketCount, Role, Side, Skip, SourceClass, Verdict,
 };
 use monitor_ebpf::parse::parse_ethernet;
 use monitor_ebpf::select::{Watched, select};
@@ -296,16 +295,14 @@ fn series(index: u32) -> String {
 struct Ports<'a>(&'a Watch);
 
 impl Tables for Ports<'_> {
+    type Place = ();
+
+    fn now(&self) -> u64 {
+        0
+    }
+
     fn role(&self, port: u16) -> Option<Role> {
         self.0.role(port)
-    }
-
-    fn discovers(&self) -> bool {
-        false
-    }
-
-    fn claim(&mut self, _port: u16, _asked: Asked) -> bool {
-        false
     }
 
     fn source(&self, address: &[u8; 16]) -> SourceClass {
@@ -316,12 +313,16 @@ impl Tables for Ports<'_> {
         None
     }
 
-    fn flow(&mut self, _key: &FlowKey) -> Option<&mut FlowState> {
+    fn find(&mut self, _key: &FlowKey) -> Option<()> {
         None
     }
 
-    fn begin(&mut self, _key: &FlowKey, _fill: impl FnOnce(&mut FlowState)) -> bool {
-        false
+    fn flow(&mut self, (): ()) -> Option<&mut FlowState> {
+        None
+    }
+
+    fn begin(&mut self, _key: &FlowKey, _fill: impl FnOnce(&mut FlowState)) -> Option<()> {
+        None
     }
 
     fn take_verdict(&mut self, _key: &FlowKey) -> Option<Verdict> {

@@ -57,6 +57,8 @@ pub struct Facts {
     pub bytes: Vec<u8>,
 }
 
+/// A request that is none of an API server's.
+const PAGE: &[u8] = b"GET / HTTP/1.1\r\nHost: page\r\n\r\n";
 const REQUEST: &[u8] = b"GET /version HTTP/1.1\r\nHost: api\r\n\r\n";
 const REPLY: &[u8] = b"HTTP/1.1 200 OK\r\n\r\n";
 /// Where an IPv4 header begins in an Ethernet frame, and where its TCP header does.
@@ -392,7 +394,8 @@ fn ports(cases: &mut Vec<Case>) {
     }
     for (client, server) in [(51_234, 80), (51_234, 6444), (0, 0), (65_535, 65_535)] {
         let name = format!("ports {client} and {server}");
-        left(cases, &name, frame(key(client, server), Side::Client), Skip::NotWatched);
+        let page = Tcp { key: key(client, server), ..Tcp::new(Side::Client, flag::PSH | flag::ACK, PAGE) }.frame();
+        left(cases, &name, page, Skip::NotWatched);
     }
     // Where both ports are watched, the lower one is the server's, whoever speaks.
     let both = key(8080, 6443);

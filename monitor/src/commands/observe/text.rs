@@ -146,9 +146,10 @@ fn word(value: &Value, pointer: &str) -> Option<String> {
 mod tests {
     use super::*;
     use crate::classify::{Connection, ExposureKind};
+    use crate::discover::PortState;
     use crate::export::examples::{anonymous_over_tls, plaintext, silent};
     use crate::export::json::write_event;
-    use crate::pipeline::Event;
+    use crate::pipeline::{Event, PortChange};
 
     fn shown(event: &Event<'_>, coloured: bool) -> String {
         let (mut json, mut text) = (Vec::new(), Vec::new());
@@ -195,6 +196,9 @@ mod tests {
     fn colours_only_where_asked_for() {
         let connection = anonymous_over_tls();
         assert!(!shown(&Event::Connection(&connection), false).contains('\x1b'));
+        let port = PortChange { time: connection.time, port: 31_234, state: PortState::Found };
+        let line = shown(&Event::Port(port), false);
+        assert!(line.ends_with("  port 31234: the Kubernetes API was found in the clear\n"), "{line}");
         assert!(shown(&Event::Connection(&connection), true).contains("\x1b[1;31mexternal_source\x1b[0m"));
     }
 

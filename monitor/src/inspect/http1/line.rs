@@ -40,6 +40,11 @@ impl Lines {
         self.partial
     }
 
+    /// Memory that a line that has begun takes.
+    pub const fn held(&self) -> usize {
+        self.kept.capacity()
+    }
+
     /// Forgets a line that has begun.
     pub fn clear(&mut self) {
         *self = Self::default();

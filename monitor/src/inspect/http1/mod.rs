@@ -253,6 +253,16 @@ impl Http1 {
         self.ledger.finish(observation);
     }
 
+    /// Memory beside the reader itself.
+    pub fn held(&self) -> usize {
+        let bytes = self.client.lines.held()
+            + self.client.held.capacity()
+            + self.client.request.as_ref().map_or(0, |start| start.request.memory())
+            + self.server.lines.held()
+            + self.server.refusal.capacity();
+        bytes + self.waiting.capacity() * size_of::<Waiting>() + self.ledger.held()
+    }
+
     /// What the client sent while the answer to its upgrade was awaited, and the ledger, for the reader that goes on.
     pub fn into_parts(self) -> (Vec<u8>, Ledger) {
         (self.client.held, self.ledger)

@@ -70,6 +70,8 @@ struct Direction {
     block: Option<(Head, Vec<u8>)>,
     /// Made with the first header block.
     decoder: Option<Box<Decoder<'static>>>,
+    /// Bytes of header blocks so far.
+    blocks: usize,
     lost: bool,
     began: bool,
 }
@@ -84,6 +86,7 @@ impl Default for Direction {
             payload: Vec::new(),
             block: None,
             decoder: None,
+            blocks: 0,
             lost: false,
             began: false,
         }
@@ -122,6 +125,12 @@ impl Http2 {
             highest: 1,
             ..Self::default()
         }
+    }
+
+    /// Memory beside the reader itself.
+    pub fn held(&self) -> usize {
+        let directions: usize = [&self.client, &self.server].map(Direction::held).iter().sum();
+        directions + self.opening.capacity() + self.streams.capacity() * size_of::<Stream>() + self.ledger.held()
     }
 
     /// The next bytes of one direction.
@@ -354,6 +363,14 @@ impl Http2 {
 }
 
 impl Direction {
+    /// Memory beside itself. The decoder does not tell its table's; an entry of three bytes on the wire, a name of the
+    /// static table and a short value, takes some fifty there (RFC 7541 section 4.1).
+    fn held(&self) -> usize {
+        let table = self.blocks.saturating_mul(16).min(DYNAMIC_TABLE);
+        let block = self.block.as_ref().map_or(0, |(_, block)| block.capacity());
+        self.payload.capacity() + block + table
+    }
+
     /// Decodes one header block, in the order in which they came: each changes the dynamic table.
     fn decode(&mut self, block: &[u8]) -> Result<Fields, Unclassified> {
         let decoder = self.decoder.get_or_insert_with(|| {
@@ -361,6 +378,7 @@ impl Direction {
             decoder.set_max_allowed_table_size(DYNAMIC_TABLE);
             Box::new(decoder)
         });
+        self.blocks = self.blocks.saturating_add(block.len());
         let mut fields = Fields::default();
         decoder
             .decode_with_cb(block, |name, value| fields.field(&name, &value))

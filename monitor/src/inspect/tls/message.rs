@@ -101,6 +101,11 @@ impl Messages {
         Ok(Some(Message { kind: self.header[0], length: self.length(), body }))
     }
 
+    /// Memory that a message that is not whole takes.
+    pub const fn held(&self) -> usize {
+        self.kept.capacity()
+    }
+
     /// Leaves out `length` bytes; false when something that is wanted was among them.
     pub fn skip(&mut self, length: u64) -> bool {
         if self.have > 0 || length > u64::from(self.remaining) {

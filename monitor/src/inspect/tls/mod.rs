@@ -101,6 +101,12 @@ impl Tls {
         Self { old_hello: old_hello.map(|length| (usize::from(length), Vec::new())), ..Self::default() }
     }
 
+    /// Memory beside the reader itself.
+    pub fn held(&self) -> usize {
+        let messages: usize = self.streams.iter().map(|stream| stream.messages.held()).sum();
+        messages + self.old_hello.as_ref().map_or(0, |(_, hello)| hello.capacity()) + self.identities.capacity() * 2
+    }
+
     /// Whether nothing that may come changes what is known.
     pub const fn over(&self) -> bool {
         self.over

@@ -147,7 +147,11 @@ fn frames() -> Vec<(&'static str, Vec<u8>, Expected)> {
         ("GRE", other(47), Left(Skip::Gre)),
         ("ESP", other(50), Left(Skip::Encrypted)),
         ("IP in IP", other(4), Left(Skip::IpInIp)),
-        ("another port", ethernet(IPV4, &ipv4(6, 0, &tcp(40_000, 80, flag::ACK, PAYLOAD))), Left(Skip::NotWatched)),
+        (
+            "another port",
+            ethernet(IPV4, &ipv4(6, 0, &tcp(40_000, 80, flag::ACK, b"GET / HTTP/1.1\r\n\r\n"))),
+            Left(Skip::NotWatched),
+        ),
         ("a later fragment", ethernet(IPV4, &ipv4(6, 100, &[0; 40])), Left(Skip::LaterFragment)),
         ("an IPv4 header too short", short_header, Left(Skip::Malformed)),
         ("SYN", over4(40_002, flag::SYN, b""), Counted(PacketKind::Syn, Skip::NoPayload)),

@@ -1,0 +1,29 @@
+//! What `cargo xtask bench` measures with the kernel half in hand: prints one JSON object of figures.
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+
+mod flows;
+mod peers;
+mod program;
+mod programs;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match run(&arguments.iter().map(String::as_str).collect::<Vec<_>>()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &[&str]) -> Result<()> {
+    match arguments {
+        ["programs"] => programs::measure(),
+        ["flows", monitor, count] => flows::measure(monitor, count.parse()?),
+        _ => bail!("this is a part of `cargo xtask bench`: run that"),
+    }
+}

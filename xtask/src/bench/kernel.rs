@@ -1,0 +1,113 @@
+//! What is measured with the kernel half in hand, by a program of the tests that has it: the cost of its programs, and
+//! the memory of a daemon that follows many connections.
+
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
+
+use super::row::{Goal, Peer, Row};
+use crate::workspace;
+
+/// Connections that are followed while the daemon's memory is measured: as many as it follows at the most.
+const FLOWS: u64 = 65_536;
+/// Bytes that the daemon may take then, and the kernel's maps.
+const RESIDENT: u64 = 64 << 20;
+const MAPS: u64 = 48 << 20;
+const MIB: f64 = (1 << 20) as f64;
+
+/// Each: what, the figure, the peer and its figure, the goals.
+const PROGRAMS: &[(&str, &str, &str, &str, Goal)] = &[
+    ("XDP, UDP", "xdp udp", "empty XDP program", "xdp empty", Goal::OverPeer(6.0)),
+    ("XDP, TCP to a port of no interest", "xdp other port", "empty XDP program", "xdp empty", Goal::OverPeer(6.0)),
+    ("XDP, UDP", "xdp udp", ALLOW, "xdp-filter alw_tcp udp", Goal::PartOfPeer(1.0)),
+    (
+        "XDP, TCP to a port of no interest",
+        "xdp other port",
+        ALLOW,
+        "xdp-filter alw_tcp other port",
+        Goal::PartOfPeer(1.0),
+    ),
+    ("XDP, established, IPv4", "xdp established ipv4", DENY, "xdp-filter dny_all ipv4", Goal::PartOfPeer(0.5)),
+    ("XDP, established, IPv6", "xdp established ipv6", DENY, "xdp-filter dny_all ipv6", Goal::PartOfPeer(0.5)),
+    ("XDP, SYN", "xdp syn", "established packet", "xdp established ipv4", Goal::PartOfPeer(1.2)),
+    ("TC ingress, UDP", "tc ingress udp", EMPTY_TC, "tc empty", Goal::OverPeer(8.0)),
+    ("TC ingress, TCP to a port of no interest", "tc ingress other port", EMPTY_TC, "tc empty", Goal::OverPeer(8.0)),
+    ("TC egress, UDP", "tc egress udp", EMPTY_TC, "tc empty", Goal::OverPeer(8.0)),
+    ("TC egress, TCP from a port of no interest", "tc egress other port", EMPTY_TC, "tc empty", Goal::OverPeer(8.0)),
+    ("TC ingress, established and done", "tc ingress established and done", EMPTY_TC, "tc empty", Goal::OverPeer(60.0)),
+    ("TC egress, established and done", "tc egress established and done", EMPTY_TC, "tc empty", Goal::OverPeer(60.0)),
+    ("TC ingress, acknowledgement", "tc ingress acknowledgement", EMPTY_TC, "tc empty", Goal::OverPeer(60.0)),
+    ("TC egress, acknowledgement", "tc egress acknowledgement", EMPTY_TC, "tc empty", Goal::OverPeer(60.0)),
+    (
+        "TC ingress, first payload handed on",
+        "tc ingress first payload",
+        "empty TC program, once a packet",
+        "tc ingress empty, once",
+        Goal::OverPeer(600.0),
+    ),
+    (
+        "TC egress, first payload handed on",
+        "tc egress first payload",
+        "empty TC program, once a packet",
+        "tc egress empty, once",
+        Goal::OverPeer(600.0),
+    ),
+];
+const EMPTY_TC: &str = "empty TC program";
+const ALLOW: &str = "xdp-filter alw_tcp";
+const DENY: &str = "xdp-filter dny_all";
+
+/// Measures the programs.
+pub fn programs() -> Result<Vec<Row>> {
+    let figures = match ask(&["programs"]) {
+        Ok(figures) => figures,
+        Err(error) => return Ok(vec![Row::missing("the kernel's programs", "ns", format!("{error:#}"))]),
+    };
+    let figure = |name: &str| figures[name].as_f64();
+    let rows = PROGRAMS.iter().map(|(what, name, peer, peer_name, goal)| {
+        let row = match figure(name) {
+            Some(value) => Row::new(what, "ns", Some(value)),
+            None => Row::missing(what, "ns", "it was not run".to_owned()),
+        };
+        let peer = match figure(peer_name) {
+            Some(value) => Peer::measured(peer, value),
+            None => Peer::Missing("xdp-filter is not installed"),
+        };
+        row.peer(peer).goal(*goal)
+    });
+    Ok(rows.collect())
+}
+
+/// Measures the daemon's memory.
+pub fn memory() -> Result<Vec<Row>> {
+    let binary = workspace::binary();
+    let what = format!("resident memory of the daemon, {FLOWS} connections live");
+    let binary = binary.to_str().context("the path of the workspace is not UTF-8")?;
+    let figures = match ask(&["flows", binary, &FLOWS.to_string()]) {
+        Ok(figures) => figures,
+        Err(error) => return Ok(vec![Row::missing(&what, "MiB", format!("{error:#}"))]),
+    };
+    let mebibytes = |name: &str| figures[name].as_u64().map(|bytes| bytes as f64 / MIB);
+    let peer =
+        |name: &str, value: Option<f64>| value.map_or(Peer::Missing("not told"), |value| Peer::measured(name, value));
+    Ok(vec![
+        Row::new(&what, "MiB", mebibytes("resident"))
+            .peer(peer("the same daemon without a connection", mebibytes("resident before")))
+            .goal(Goal::AtMost(RESIDENT as f64 / MIB)),
+        Row::new(&format!("kernel maps, {} of them", figures["maps"]), "MiB", mebibytes("kernel"))
+            .goal(Goal::AtMost(MAPS as f64 / MIB)),
+    ])
+}
+
+fn ask(words: &[&str]) -> Result<Value> {
+    let mut command = Command::new(workspace::target().join("debug/bench"));
+    let output =
+        command.args(words).output().with_context(|| format!("cannot start {}", command.get_program().display()))?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    eprint!("{said}");
+    if !output.status.success() {
+        bail!("{}", said.lines().last().unwrap_or("it failed without a word"));
+    }
+    serde_json::from_slice(&output.stdout).context("it printed no JSON")
+}
