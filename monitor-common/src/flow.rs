@@ -4,8 +4,8 @@ use crate::closed_set;
 
 /// An IPv4 address as IPv4-mapped IPv6 address (RFC 4291 section 2.5.5.2), so that one key holds both families.
 pub const fn mapped(address: [u8; 4]) -> [u8; 16] {
-    let [a, b, c, d] = address;
-    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
+    // As a number, so that the kernel side writes words and not bytes.
+    (0xffff << 32 | u32::from_be_bytes(address) as u128).to_be_bytes()
 }
 
 /// One TCP connection, the same for both directions and on every interface.

@@ -20,7 +20,7 @@ const SYN_DATA: u32 = 1 << 16;
 /// most `header.length`.
 ///
 /// The header is the caller's, as the flow's first state is that of [`Tables`]: on the kernel's stack of 512 bytes
-/// there is no room for them.
+/// there is no room for them. What is reserved in them is zero already.
 ///
 /// # Errors
 /// The reason why nothing of it is handed over.
@@ -91,7 +91,6 @@ pub fn track<F: Frame + ?Sized, T: Tables>(
     header.side = *side as u8;
     header.role = watched.role as u8;
     header.source = source as u8;
-    header.reserved = [0; 3];
     Ok(wanted.min(frame.length().saturating_sub(tcp.payload) as u32))
 }
 
@@ -168,7 +167,6 @@ fn fill_first_state(state: &mut FlowState, handshake: Handshake, decision: Decis
     state.born = now;
     state.decision = decision as u8;
     state.closed = 0;
-    state.reserved = [0; 6];
     for side in [Side::Client, Side::Server] {
         let start = handshake.start(side);
         state.sides[side as usize] = SideState {

@@ -41,6 +41,7 @@ fn prepared() -> Metrics {
     metrics.gap(GapReason::Lost, 1_000);
     metrics.reassembly(&Counts { out_of_order: 2, retransmitted: 300, conflicts: 4, outside: 50, capped: 1 });
     metrics.not_attached("eth0", Hook::Xdp, NotAttached::Taken);
+    metrics.behind_others("eth1", Hook::Tc, true);
     metrics.attached("eth0", Hook::Tc, AttachMode::Clsact);
     metrics.not_attached("eth1", Hook::Xdp, NotAttached::Failed);
     metrics.attached("eth1", Hook::Xdp, AttachMode::Native);
