@@ -1,6 +1,6 @@
 //! select: is this segment between a client and a watched port, who speaks, and what kind of packet is it?
 
-use monitor_common::{FlowKey, PacketKind, Role, Side, Skip};
+use monitor_common::{FlowKey, PacketKind, Role, Side, Skip, SourceClass};
 
 use crate::bounds::Frame;
 use crate::discover::discover;
@@ -24,8 +24,9 @@ pub struct Watched<'key> {
     pub wire_length: usize,
 }
 
-/// Takes a segment when one of its ports is watched. Where both are, the lower one is the server's, so that both
-/// directions agree without having seen how the connection began. Where none is, the segment may be the one by which
+/// Takes a segment when one of its ports is watched. Where both are, the server is the side that is this node, so that a
+/// client cannot choose a port that has it taken for the server; where both or neither are, it is the side with the lower
+/// port. So both directions agree without having seen how the connection began. Where none is, the segment may be the one by which
 /// its destination is discovered ([`discover`]). `key` is room for the connection's key, the
 /// caller's because the kernel's stack of 512 bytes has none to spare.
 ///
@@ -48,8 +49,17 @@ pub fn select<'key, F: Frame + ?Sized, T: Tables>(
         (None, None) => return Err(Skip::NotWatched),
         (Some(role), None) => (Side::Server, role),
         (None, Some(role)) => (Side::Client, role),
-        (Some(role), Some(_)) if segment.source_port < segment.destination_port => (Side::Server, role),
-        (Some(_), Some(role)) => (Side::Client, role),
+        (Some(source_role), Some(destination_role)) => {
+            segment.addresses(frame, &mut key.client, &mut key.server)?;
+            let source_is_own = is_own(tables.source(&key.client));
+            let destination_is_own = is_own(tables.source(&key.server));
+            let lower = segment.source_port < segment.destination_port;
+            if source_is_own && !destination_is_own || lower && source_is_own == destination_is_own {
+                (Side::Server, source_role)
+            } else {
+                (Side::Client, destination_role)
+            }
+        }
     };
     let located = tables.settle(Located { segment: *segment, side: side as u8, role: role as u8, candidate });
     let (Some(side), Some(role)) = (Side::from_value(located.side), Role::from_value(located.role)) else {
@@ -68,6 +78,12 @@ pub fn select<'key, F: Frame + ?Sized, T: Tables>(
     };
     let candidate = located.candidate != 0;
     Ok(Watched { key, side, role, candidate, tcp, wire_length: segment.wire_length(frame) })
+}
+
+/// Whether an address of this class is this node's.
+#[inline(always)]
+const fn is_own(class: SourceClass) -> bool {
+    matches!(class, SourceClass::Node | SourceClass::Loopback)
 }
 
 impl Watched<'_> {

@@ -1,7 +1,6 @@
 //! The way of a record through user space: the only file that names all stages.
 
 mod memory;
-
 mod sweep;
 
 use std::collections::VecDeque;
@@ -17,7 +16,6 @@ use crate::flow_table::{FlowTable, Place};
 use crate::inspect::{FirstRequest, Inspector, Observation, Protocol};
 use crate::reassemble::{Chunk, Counts, Streams};
 use crate::receive::Record;
-use sweep::Reset;
 
 /// What the pipeline says as it happens.
 #[derive(Clone, Copy, Debug)]
@@ -72,6 +70,13 @@ pub struct Pipeline {
     next_idle_sweep: u64,
     /// Connections with a RST, from the earliest on; each is in it once.
     resets: VecDeque<Reset>,
+}
+
+/// A connection that was reset then.
+struct Reset {
+    time: u64,
+    key: FlowKey,
+    born: u64,
 }
 
 struct Flow {

@@ -129,16 +129,16 @@ fn the_daemon_discovers_what_replay_discovers() {
 /// Sends the first capture of each of these releases' groups to `live::run`.
 fn daemon_equals(names: &[&str], settings: impl Fn(&Labelled) -> Settings) {
     require_root();
-    let namespace = Namespace::new().unwrap();
-    let mut wire = Wire::new(&namespace).unwrap();
-    let captures = captures::all().unwrap();
+    let namespace = Namespace::new().expect("a namespace");
+    let mut wire = Wire::new(&namespace).expect("a wire");
+    let captures = captures::all().expect("the labelled captures");
     for name in names {
-        let (release, group) = name.split_once('/').unwrap();
+        let (release, group) = name.split_once('/').expect("release and group");
         let fits = |capture: &&Labelled| capture.name.starts_with(release) && capture.group() == group;
         let capture = captures.iter().find(fits).unwrap_or_else(|| panic!("no capture {name}"));
         let settings = Settings { interface: vec![WATCHED.to_owned()], ..settings(capture) };
         let mut got = daemon_lines(&namespace, &mut wire, capture, &settings);
-        let native = replayed(&[&capture.path], &settings).unwrap();
+        let native = replayed(&[&capture.path], &settings).expect("a capture");
         let mut expected: Vec<String> = native.events.iter().map(|line| without_time(line)).collect();
         got.sort();
         expected.sort();
@@ -156,8 +156,8 @@ fn daemon_lines(namespace: &Namespace, wire: &mut Wire, capture: &Labelled, sett
     std::thread::scope(|scope| {
         let running = scope.spawn(|| {
             namespace.run(|| {
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-                let sink = move |event: Event<'_>| sink.lock().unwrap().push(without_time(&line(&event)));
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+                let sink = move |event: Event<'_>| sink.lock().expect("no panic").push(without_time(&line(&event)));
                 runtime.block_on(monitor::live::run(settings, policy, metrics, Arc::clone(&health), sink, stopped))
             })
         });
@@ -167,10 +167,10 @@ fn daemon_lines(namespace: &Namespace, wire: &mut Wire, capture: &Labelled, sett
             assert!(Instant::now() < deadline, "not ready");
             std::thread::yield_now();
         }
-        live::send(wire, capture).unwrap();
+        live::send(wire, capture).expect("frames on the wire");
         stop.send_replace(true);
-        running.join().unwrap().unwrap();
+        running.join().expect("no panic").expect("no error");
     });
-    let lines = lines.lock().unwrap();
+    let lines = lines.lock().expect("no panic");
     lines.clone()
 }

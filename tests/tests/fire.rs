@@ -24,7 +24,7 @@ use monitor_tests::require_root;
 use monitor_tests::sender::Sender;
 use serde_json::Value;
 
-const BINARY: &str = env!("CARGO_BIN_EXE_monitor_under_test");
+const BINARY: &str = env!("CARGO_BIN_EXE_monitor");
 const SERVER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
 /// Payload of the segments that fill the ring.
@@ -90,7 +90,7 @@ fn honest_connections_are_reported_right_and_losses_are_counted() {
     }
     if let (Some(before), Some(after)) = (kernel_log, self::kernel_log()) {
         let new: Vec<&String> = after.iter().filter(|line| !before.contains(line)).collect();
-        let loud = ["BUG", "WARNING", "Oops", "Call Trace", "monitor_under"];
+        let loud = ["BUG", "WARNING", "Oops", "Call Trace"];
         assert!(!new.iter().any(|line| loud.iter().any(|word| line.contains(word))), "{new:#?}");
     }
     check_honest(&honest, &stops.into_inner().unwrap(), &events.join().unwrap());

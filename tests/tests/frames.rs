@@ -15,7 +15,8 @@ use monitor::replay::Start;
 use monitor::replay::native::NativeKernel;
 use monitor::watch::Watch;
 use monitor_common::{
-    Hook, KernelEvent, PacketCount, PacketKind, RecordFlags, RecordHeader, Role, Side, Skip, SourceClass, limits,
+    FlowKey, Hook, KernelEvent, PacketCount, PacketKind, RecordFlags, RecordHeader, Role, Side, Skip, SourceClass,
+    flow::mapped, limits,
 };
 use monitor_tests::frame::{self, Tcp, flag};
 use monitor_tests::kernel::{Counts, Kernel, Outcome, Record};
@@ -373,4 +374,27 @@ fn assert_record(case: &Case, facts: &Facts, record: &Record) {
 /// A record without what depends on when and where it was seen.
 fn without_circumstances(record: &Record) -> Record {
     Record { header: RecordHeader { time: 0, born: 0, tap: 0, ..record.header }, bytes: record.bytes.clone() }
+}
+
+/// A client that takes a watched port for its own is no server for that: which side is this node decides.
+#[test]
+fn a_client_cannot_pass_for_the_server() {
+    for node in [SourceClass::Node, SourceClass::Loopback] {
+        let key = FlowKey {
+            client: mapped([203, 0, 113, 7]),
+            server: mapped([192, 168, 56, 10]),
+            client_port: 6443,
+            server_port: 8080,
+        };
+        let [.., a, b, c, d] = key.server;
+        let prefix = IpNet::from(std::net::IpAddr::from([a, b, c, d]));
+        let ports = [(6443, Role::Secure), (8080, Role::Insecure)];
+        let mut kernel = NativeKernel::new(Watch::of(ports, [(prefix, node)]));
+        for side in [Side::Client, Side::Server] {
+            let frame = Tcp { key, ..Tcp::new(side, flag::PSH | flag::ACK, b"GET /version HTTP/1.1\r\n\r\n") }.frame();
+            let mut records = Vec::new();
+            kernel.frame(Start::Ethernet, 1, 0, &frame, |record| records.push((record.header.key, record.header.side)));
+            assert_eq!(records, [(key, side as u8)], "{node:?}");
+        }
+    }
 }

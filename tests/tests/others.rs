@@ -14,7 +14,7 @@ use monitor_tests::foreign::{Foreign, Kind};
 use monitor_tests::namespace::Namespace;
 use monitor_tests::require_root;
 
-const BINARY: &str = env!("CARGO_BIN_EXE_monitor_under_test");
+const BINARY: &str = env!("CARGO_BIN_EXE_monitor");
 const SERVER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(10, 77, 0, 1)), 8080);
 /// XDP_PASS, TC_ACT_OK (which ends the chain, as TCX_PASS does) and TC_ACT_UNSPEC.
 const XDP_PASS: i32 = 2;

@@ -1,7 +1,7 @@
 //! The probe in a real, stripped Go server whose authenticator has the names of the API server's.
 #![expect(clippy::unwrap_used, reason = "what a test cannot do without fails it")]
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
@@ -216,7 +216,14 @@ fn a_server_that_cannot_be_probed_is_told_with_the_reason() {
     let Some(lab) = Lab::new() else { return };
     std::fs::remove_file(&lab.binary).unwrap();
     std::fs::copy("/bin/sleep", &lab.binary).unwrap();
-    let mut child = Command::new(&lab.binary).arg("1000").spawn().unwrap();
+    // Another test's child may hold the copy open for writing until its own program starts.
+    let deadline = Instant::now() + DEADLINE;
+    let mut child = loop {
+        match Command::new(&lab.binary).arg("1000").spawn() {
+            Err(error) if error.kind() == ErrorKind::ExecutableFileBusy && Instant::now() < deadline => {}
+            spawned => break spawned.unwrap(),
+        }
+    };
     std::os::unix::fs::symlink(format!("/proc/{}", child.id()), lab.proc.join(child.id().to_string())).unwrap();
     let probe = lab.probe(Way::UprobeMulti);
     let status = probe.status();

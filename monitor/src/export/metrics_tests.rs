@@ -7,6 +7,7 @@ use monitor_common::{PacketCount, PacketKind, Role, Skip, SourceClass};
 use super::super::examples::{anonymous_over_tls, plaintext, silent};
 use super::super::kernel::KernelCounts;
 use super::*;
+use crate::discover::CandidateOutcome;
 
 /// Set to any value, this variable makes the test write the golden scrape instead of comparing with it.
 const WRITE_GOLDEN: &str = "API_EXPOSURE_WRITE_GOLDEN";
@@ -41,6 +42,7 @@ fn prepared() -> Metrics {
     metrics.gap(GapReason::Lost, 1_000);
     metrics.reassembly(&Counts { out_of_order: 2, retransmitted: 300, conflicts: 4, outside: 50, capped: 1 });
     metrics.not_attached("eth0", Hook::Xdp, NotAttached::Taken);
+    metrics.behind_others("eth1", Hook::Tc, true);
     metrics.attached("eth0", Hook::Tc, AttachMode::Clsact);
     metrics.not_attached("eth1", Hook::Xdp, NotAttached::Failed);
     metrics.attached("eth1", Hook::Xdp, AttachMode::Native);
@@ -48,6 +50,8 @@ fn prepared() -> Metrics {
     metrics.detached("veth0");
     metrics.tier(Tier::Plaintext, TierReason::Working);
     metrics.tier(Tier::Goaway, TierReason::NotSeen);
+    metrics.set_discovered_ports(1);
+    metrics.discovery_candidate(CandidateOutcome::Other);
     metrics.set_event_readers(1);
     metrics.event_reader_refused();
     metrics.event_line();

@@ -1,10 +1,8 @@
-//! Connections that end without a word: reset, or idle for long.
+//! Looking over the connections from time to time: those that were reset, and those that were idle for long.
 
 use std::time::Duration;
 
-use monitor_common::FlowKey;
-
-use super::{Event, Flow, Pipeline, State};
+use super::{Event, Flow, Pipeline, Reset, State};
 
 /// A connection of which nothing was heard for so long is listed as it is; should it speak again, it is a new one whose
 /// start was not seen. Longer than any keep-alive of clients and load balancers that is usual.
@@ -19,13 +17,6 @@ const SWEEP: Duration = Duration::from_millis(500);
 
 /// How often those that were idle are: what ended long ago has to be passed over too.
 const SWEEP_IDLE: Duration = Duration::from_secs(30);
-
-/// A connection that was reset then.
-pub(super) struct Reset {
-    pub time: u64,
-    pub key: FlowKey,
-    pub born: u64,
-}
 
 impl Pipeline {
     /// Looks over the connections at `now` (the records' time): those that were reset and those that were idle for
