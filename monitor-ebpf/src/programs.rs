@@ -348,13 +348,10 @@ impl Frame for Linear {
 
     #[inline(always)]
     fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
-        // Else the compiler compares a sum that it already has (`offset + 12`) and spares this comparison, which the
-        // verifier of 5.10 does not see through: "math between pkt pointer and register with unbounded min value".
-        let offset = opaque(offset);
         if offset > FURTHEST_HEADER {
             return None;
         }
-        let start = self.data + offset;
+        let start = self.data + within_reach(offset);
         // Of one byte the compiler would compare its own address with the end, which tells the verifier nothing.
         let behind = if N == 1 { opaque(start + N) } else { start + N };
         if behind > self.data_end {
@@ -412,6 +409,25 @@ fn paged<const N: usize>(skb: *mut __sk_buff, offset: usize) -> Option<[u8; N]> 
         helpers::generated::bpf_skb_load_bytes(skb.cast(), offset as u32, bytes.as_mut_ptr().cast(), N as u32)
     };
     (outcome == 0).then_some(bytes)
+}
+
+/// Gives `offset` back, which is at most [`FURTHEST_HEADER`], through a mask that changes nothing but shows the verifier
+/// a range. The comparison alone does not: the compiler may do it on a sum that it already has (`offset + 12`), which
+/// 5.10 does not see through, and 6.12 loses the range of a number that it knows from another one by a difference, on
+/// ways that no packet takes ("REG INVARIANTS VIOLATION"; sync_linked_regs in kernel/bpf/verifier.c). Both then say "math
+/// between pkt pointer and register with unbounded min value is not allowed".
+#[inline(always)]
+fn within_reach(mut offset: usize) -> usize {
+    // SAFETY: a mask of one register.
+    unsafe {
+        core::arch::asm!(
+            "{0} &= {1}",
+            inout(reg) offset,
+            const FURTHEST_HEADER,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+    offset
 }
 
 /// Gives `number` back, of which the compiler then knows nothing: it leaves comparisons and masks of it where they are,

@@ -25,7 +25,10 @@ const MAY_IMPORT: [(&str, &str); 1] = [("export", "pipeline")];
 /// Longest file, in lines. Files of tests are tables of cases, and as long as there are cases.
 const LONGEST: usize = 450;
 /// Files that may be longer, each with its reason.
-const LONGER: [(&str, &str); 0] = [];
+const LONGER: [(&str, &str); 1] = [(
+    "monitor-ebpf/src/programs.rs",
+    "views of packets and maps, each with what verifiers of several kernels make of it",
+)];
 
 /// A file of the project, as the checks see it.
 struct Source<'a> {
