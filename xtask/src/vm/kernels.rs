@@ -84,7 +84,7 @@ pub fn fetch(kernel: &Kernel, update: bool) -> Result<Files> {
 }
 
 /// Outside of the clone: the next one has its kernels already.
-fn cache() -> Result<PathBuf> {
+pub fn cache() -> Result<PathBuf> {
     let base = std::env::var_os("XDG_CACHE_HOME").map_or_else(|| workspace::home().join(".cache"), PathBuf::from);
     if !base.is_absolute() {
         bail!("neither XDG_CACHE_HOME nor HOME is an absolute path, so there is no place for kernels");
