@@ -7,7 +7,6 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
-use super::kernels;
 use crate::workspace;
 
 /// What the kernel half is made of, beside the tools that build it.
@@ -33,7 +32,7 @@ fn mark() -> Result<PathBuf> {
     }
     let linker = Command::new("bpf-linker").arg("--version").output().context("cannot run bpf-linker")?;
     linker.stdout.hash(&mut hasher);
-    Ok(kernels::cache()?.join("passed").join(format!("{:016x}", hasher.finish())))
+    Ok(workspace::cache()?.join("kernels/passed").join(format!("{:016x}", hasher.finish())))
 }
 
 /// Adds a file, or all of a folder in the order of names.
