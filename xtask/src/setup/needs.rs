@@ -17,6 +17,8 @@ pub enum Group {
     Bench,
     /// The virtual machines with other kernels.
     Vm,
+    /// What dashboards are checked with, and drawn with.
+    Dashboards,
 }
 
 impl Group {
@@ -32,6 +34,7 @@ impl Group {
             Self::Ci => "ci",
             Self::Bench => "bench",
             Self::Vm => "vm",
+            Self::Dashboards => "dashboards",
         }
     }
 }
@@ -83,4 +86,7 @@ pub const NEEDS: &[Need] = &[
     Need { group: Group::Vm, program: "dpkg-deb", from: From::Package("dpkg") },
     Need { group: Group::Vm, program: "xz", from: From::Package("xz-utils") },
     Need { group: Group::Vm, program: "zstd", from: From::Package("zstd") },
+    Need { group: Group::Dashboards, program: "python3", from: From::Package("python3-venv") },
+    Need { group: Group::Dashboards, program: "npm", from: From::Package("npm") },
+    Need { group: Group::Dashboards, program: "chromium", from: From::Package("chromium") },
 ];
