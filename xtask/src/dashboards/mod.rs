@@ -1,5 +1,6 @@
 //! `cargo xtask dashboards`: rules, alerts and dashboards hold together, and hold what the code has.
 
+use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -49,10 +50,25 @@ pub fn check() -> Result<()> {
     generated::check()?;
     let rules = [generated::plain("rules")?, generated::plain("alerts")?].concat();
     promtool(&["check", "rules"], &rules)?;
+    let queries = queries()?;
+    promtool(&["check", "rules"], &[queries])?;
     let tests = generated::plain("tests")?;
     promtool(&["test", "rules"], &tests)?;
     println!("dashboards: {} files of rules, {} of their tests", rules.len(), tests.len());
     Ok(())
+}
+
+/// A file of rules that records each panel's query, so that promtool reads them as Prometheus would.
+fn queries() -> Result<PathBuf> {
+    let mut text = String::from("groups:\n  - name: panels\n    rules:\n");
+    for (at, query) in grafana::all().iter().flat_map(grafana::Dashboard::queries).enumerate() {
+        let expression = query.in_time("1h", "5m");
+        text.push_str(&format!("      - record: panel:{at}:query\n        expr: {}\n", serde_json::json!(expression)));
+    }
+    let path = workspace::target().join("xtask/panels.yaml");
+    fs::create_dir_all(workspace::target().join("xtask")).context("cannot create the folder for panels.yaml")?;
+    fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(path)
 }
 
 fn promtool(words: &[&str], files: &[PathBuf]) -> Result<()> {

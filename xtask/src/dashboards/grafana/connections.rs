@@ -93,10 +93,14 @@ fn plaintext() -> Row {
         title: "Requests in the clear",
         height: 8,
         panels: vec![
-            Panel::areas("By verb", "Requests a second on watched ports, whether or not the server is the Kubernetes API.", "reqps")
-                .query(rate(requests, "", "verb"), "{{verb}}")
-                .none("none read")
-                .runbook("ApiExposurePlaintextOpen"),
+            Panel::areas(
+                "By verb",
+                "Requests a second on watched ports, whether or not the server is the Kubernetes API.",
+                "reqps",
+            )
+            .query(rate(requests, "", "verb"), "{{verb}}")
+            .none("none read")
+            .runbook("ApiExposurePlaintextOpen"),
             Panel::areas("By what the path leads to", "The same by class of path.", "reqps")
                 .query(rate(requests, "", "path_class"), "{{path_class}}")
                 .none("none read")

@@ -91,7 +91,7 @@ fn one_look() -> Row {
             .runbook("ApiExposureNodePortPublic")
             .width(3),
             Panel::stat(
-                "Findings",
+                "Serious findings",
                 "Configuration findings of high or critical severity that hold now, over all API servers.",
                 "short",
             )
@@ -109,11 +109,15 @@ fn over_time() -> Row {
         title: "Over time",
         height: 8,
         panels: vec![
-            Panel::areas("Exposures by kind", "Connections on which an exposure was seen, once for each kind.", "short")
-                .query("sum by (kind) (increase(api_exposure_exposures_total{$here}[$__rate_interval])) > 0", "{{kind}}")
-                .none("no exposure seen")
-                .runbook("ApiExposurePlaintextOpen")
-                .width(12),
+            Panel::areas(
+                "Exposures by kind",
+                "Connections on which an exposure was seen, once for each kind.",
+                "short",
+            )
+            .query("sum by (kind) (increase(api_exposure_exposures_total{$here}[$__rate_interval])) > 0", "{{kind}}")
+            .none("no exposure seen")
+            .runbook("ApiExposurePlaintextOpen")
+            .width(12),
             Panel::areas("Exposures by source", "The same by where the client's address belongs.", "short")
                 .query(
                     "sum by (source) (increase(api_exposure_exposures_total{$here}[$__rate_interval])) > 0",

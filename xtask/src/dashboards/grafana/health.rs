@@ -198,7 +198,10 @@ fn cost() -> Row {
         height: 8,
         panels: vec![
             Panel::lines("Processor, user side", "Cores that the monitor uses.", "short")
-                .query(rate("process_cpu_seconds_total", r#",job=~".*api-exposure-monitor.*""#, "node"), "{{node}}")
+                .query(
+                    "sum by (node) (rate(process_cpu_seconds_total{$here}[$__rate_interval]) and on (job, instance) api_exposure_build_info)",
+                    "{{node}}",
+                )
                 .runbook("ApiExposureMonitorBlindLosingRecords"),
             Panel::lines(
                 "Processor, kernel side",
@@ -209,7 +212,10 @@ fn cost() -> Row {
             .none("kernel.bpf_stats_enabled is 0")
             .runbook("ApiExposureMonitorBlindLosingRecords"),
             Panel::lines("Memory, user side", "Resident memory of the monitor, without the kernel's maps.", "bytes")
-                .query(r#"sum by (node) (process_resident_memory_bytes{$here,job=~".*api-exposure-monitor.*"})"#, "{{node}}")
+                .query(
+                    "sum by (node) (process_resident_memory_bytes{$here} and on (job, instance) api_exposure_build_info)",
+                    "{{node}}",
+                )
                 .runbook("ApiExposureMonitorBlindLosingRecords"),
         ],
     }

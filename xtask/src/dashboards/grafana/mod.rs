@@ -6,7 +6,7 @@ mod exposure;
 mod health;
 mod model;
 
-pub use model::{Dashboard, runbook};
+pub use model::{Dashboard, Kind, Query};
 
 /// All dashboards, in the order of a look that goes from the whole to the parts.
 pub fn all() -> Vec<Dashboard> {

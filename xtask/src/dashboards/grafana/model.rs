@@ -49,11 +49,31 @@ pub struct Panel {
     columns: Vec<(&'static str, &'static str)>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+/// How a panel shows what it asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// One number, or one for each series.
     Stat,
+    /// Lines or areas over time.
     TimeSeries,
+    /// A line for each series.
     Table,
+}
+
+/// One query of one panel, with Grafana's variables in it.
+pub struct Query {
+    /// The expression.
+    pub expression: String,
+    /// Whether it is asked over the whole time range.
+    pub range: bool,
+}
+
+impl Query {
+    /// The expression over all clusters and nodes, with Grafana's variables for times set.
+    pub fn in_time(&self, range: &str, interval: &str) -> String {
+        let everywhere = self.expression.replace("$cluster", ".*").replace("$node", ".*");
+        everywhere.replace("$__range", range).replace("$__rate_interval", interval)
+    }
 }
 
 impl Panel {
@@ -175,7 +195,9 @@ impl Panel {
             .iter()
             .filter(|alert| !alert.is_empty())
             .map(|alert| json!({"title": format!("Runbook: {alert}"), "url": runbook(alert), "targetBlank": true}))
-            .chain([json!({"title": "What the metrics mean", "url": format!("{REPOSITORY}#metrics"), "targetBlank": true})])
+            .chain([
+                json!({"title": "What the metrics mean", "url": format!("{REPOSITORY}#metrics"), "targetBlank": true}),
+            ])
             .collect();
         let mut panel = json!({
             "id": id,
@@ -258,7 +280,9 @@ impl Panel {
                 "legend": {"displayMode": "list", "placement": "bottom", "showLegend": true, "calcs": []},
                 "tooltip": {"mode": "multi", "sort": "desc"},
             }),
-            Kind::Table => json!({"showHeader": true, "cellHeight": "sm", "footer": {"show": false, "reducer": ["sum"], "countRows": false, "fields": ""}}),
+            Kind::Table => {
+                json!({"showHeader": true, "cellHeight": "sm", "footer": {"show": false, "reducer": ["sum"], "countRows": false, "fields": ""}})
+            }
         }
     }
 
@@ -280,6 +304,20 @@ impl Dashboard {
     /// The file's name in `dashboards/grafana`.
     pub fn file(&self) -> String {
         format!("{}.json", self.name)
+    }
+
+    /// All queries of its panels, in order.
+    pub fn queries(&self) -> Vec<Query> {
+        let panels = self.rows.iter().flat_map(|row| &row.panels);
+        panels
+            .flat_map(|panel| {
+                let range = panel.kind == Kind::TimeSeries;
+                panel
+                    .queries
+                    .iter()
+                    .map(move |(expression, _)| Query { expression: expression.replace("$here", HERE), range })
+            })
+            .collect()
     }
 
     /// What Grafana imports.
@@ -342,7 +380,7 @@ fn variables() -> Value {
         json!({
             "type": "query", "name": name, "label": label, "description": "",
             "datasource": {"type": "prometheus", "uid": DATA_SOURCE},
-            "query": {"query": of, "refId": name}, "definition": of,
+            "query": {"query": of, "refId": name},
             "includeAll": true, "multi": true, "allValue": ".*", "allowCustomValue": true,
             "current": {"text": ["All"], "value": ["$__all"]}, "options": [],
             "refresh": 2, "sort": 1, "regex": "", "hide": 0, "skipUrlSync": false,
