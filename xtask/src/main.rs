@@ -6,6 +6,7 @@ use clap::{Parser, Subcommand};
 
 mod bench;
 mod build;
+mod dashboards;
 mod demo;
 mod docs;
 mod e2e;
@@ -31,6 +32,7 @@ enum Command {
     Setup(setup::Arguments),
     Build(build::Arguments),
     Bench(bench::Arguments),
+    Dashboards(dashboards::Arguments),
     Demo(demo::Arguments),
     Docs(docs::Arguments),
     E2e(e2e::Arguments),
@@ -45,6 +47,7 @@ fn main() -> ExitCode {
         Command::Setup(arguments) => setup::run(&arguments),
         Command::Build(arguments) => build::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
+        Command::Dashboards(arguments) => dashboards::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Docs(arguments) => docs::run(&arguments),
         Command::E2e(arguments) => e2e::run(&arguments),

@@ -1,0 +1,8 @@
+//! Pictures.
+
+use anyhow::{Result, bail};
+
+/// Draws them.
+pub fn draw() -> Result<()> {
+    bail!("not yet")
+}
