@@ -8,6 +8,7 @@ mod bench;
 mod build;
 mod demo;
 mod docs;
+mod image;
 mod interrupt;
 mod lab;
 mod setup;
@@ -32,6 +33,7 @@ enum Command {
     Bench(bench::Arguments),
     Demo(demo::Arguments),
     Docs(docs::Arguments),
+    Image(image::Arguments),
     Test(test::Arguments),
     Tidy(tidy::Arguments),
     Vm(vm::Arguments),
@@ -45,6 +47,7 @@ fn main() -> ExitCode {
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Docs(arguments) => docs::run(&arguments),
+        Command::Image(arguments) => image::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
         Command::Tidy(arguments) => tidy::run(&arguments),
         Command::Vm(arguments) => vm::run(&arguments),
