@@ -9,6 +9,7 @@ mod build;
 mod demo;
 mod docs;
 mod image;
+mod e2e;
 mod interrupt;
 mod lab;
 mod setup;
@@ -34,6 +35,7 @@ enum Command {
     Demo(demo::Arguments),
     Docs(docs::Arguments),
     Image(image::Arguments),
+    E2e(e2e::Arguments),
     Test(test::Arguments),
     Tidy(tidy::Arguments),
     Vm(vm::Arguments),
@@ -48,6 +50,7 @@ fn main() -> ExitCode {
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Docs(arguments) => docs::run(&arguments),
         Command::Image(arguments) => image::run(&arguments),
+        Command::E2e(arguments) => e2e::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
         Command::Tidy(arguments) => tidy::run(&arguments),
         Command::Vm(arguments) => vm::run(&arguments),
