@@ -6,10 +6,11 @@ use clap::{Parser, Subcommand};
 
 mod bench;
 mod build;
+mod chart;
 mod demo;
 mod docs;
-mod image;
 mod e2e;
+mod image;
 mod interrupt;
 mod lab;
 mod setup;
@@ -32,10 +33,11 @@ enum Command {
     Setup(setup::Arguments),
     Build(build::Arguments),
     Bench(bench::Arguments),
+    Chart(chart::Arguments),
     Demo(demo::Arguments),
     Docs(docs::Arguments),
-    Image(image::Arguments),
     E2e(e2e::Arguments),
+    Image(image::Arguments),
     Test(test::Arguments),
     Tidy(tidy::Arguments),
     Vm(vm::Arguments),
@@ -47,6 +49,7 @@ fn main() -> ExitCode {
         Command::Setup(arguments) => setup::run(&arguments),
         Command::Build(arguments) => build::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
+        Command::Chart(arguments) => chart::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Docs(arguments) => docs::run(&arguments),
         Command::Image(arguments) => image::run(&arguments),
