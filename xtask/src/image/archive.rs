@@ -1,16 +1,14 @@
-//! An image in one archive that is both a docker archive (`docker load`) and an OCI image layout: one layer, one binary,
-//! no time and no owner of the machine that wrote it.
+//! An image in one archive that is both a docker archive (`docker load`) and an OCI image layout: one layer, no time and no
+//! owner of the machine that wrote it.
 //!
 //! Formats: OCI image specification 1.1 (image-layout.md, manifest.md, config.md) and docker's image specification 1.2.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use anyhow::{Context as _, Result};
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
-
-/// Where the binary is in the image.
-const BINARY: &str = "usr/bin/api-exposure-monitor";
 
 /// What an image is made of.
 pub struct Image<'a> {
@@ -18,8 +16,12 @@ pub struct Image<'a> {
     pub name: &'a str,
     /// Seconds since 1970.
     pub created: u64,
-    /// The static binary.
-    pub binary: &'a [u8],
+    /// Programs and what they need: path without the first slash, content. All may be run.
+    pub files: &'a [(&'a str, &'a [u8])],
+    /// What is run: the first of the files, with these arguments where nobody gives others.
+    pub arguments: &'a [&'a str],
+    /// The TCP port that it listens at.
+    pub port: Option<u16>,
     /// Labels, which are the OCI manifest's annotations too.
     pub labels: &'a [(&'static str, String)],
 }
@@ -27,12 +29,13 @@ pub struct Image<'a> {
 /// The archive's bytes.
 pub fn docker_archive(image: &Image<'_>) -> Result<Vec<u8>> {
     let created = timestamp(image.created);
-    let layer = layer(image.binary)?;
+    let layer = layer(image.files)?;
     let labels: Map<String, Value> =
         image.labels.iter().map(|(name, value)| ((*name).to_owned(), Value::from(value.as_str()))).collect();
     let mut annotations = labels.clone();
     annotations.insert("org.opencontainers.image.created".into(), created.as_str().into());
-    let entry = format!("/{BINARY}");
+    let entry = image.files.first().map(|(path, _)| format!("/{path}"));
+    let ports: Map<String, Value> = image.port.iter().map(|port| (format!("{port}/tcp"), json!({}))).collect();
     let config = serde_json::to_vec(&json!({
         "created": created,
         "architecture": "amd64",
@@ -41,10 +44,10 @@ pub fn docker_archive(image: &Image<'_>) -> Result<Vec<u8>> {
             // Root: Kubernetes gives the capabilities that a container asks for to no other user.
             "User": "0:0",
             "Entrypoint": [entry],
-            "Cmd": ["run"],
+            "Cmd": image.arguments,
             "Env": ["PATH=/usr/bin"],
             "WorkingDir": "/",
-            "ExposedPorts": { "9464/tcp": {} },
+            "ExposedPorts": ports,
             "StopSignal": "SIGTERM",
             "Labels": annotations,
         },
@@ -88,12 +91,19 @@ pub fn docker_archive(image: &Image<'_>) -> Result<Vec<u8>> {
     archive.end()
 }
 
-/// The one layer: the binary, and folders to mount things at where the root is read-only.
-fn layer(binary: &[u8]) -> Result<Vec<u8>> {
+/// The one layer: the files, in the folders that they need.
+fn layer(files: &[(&str, &[u8])]) -> Result<Vec<u8>> {
+    let folders: BTreeSet<String> = files
+        .iter()
+        .flat_map(|(path, _)| path.match_indices('/').map(|(at, _)| path[..=at].to_owned()).collect::<Vec<_>>())
+        .collect();
     let mut layer = Archive::new();
-    layer.folder("usr/")?;
-    layer.folder("usr/bin/")?;
-    layer.file(BINARY, 0o755, binary)?;
+    for folder in folders {
+        layer.folder(&folder)?;
+    }
+    for (path, content) in files {
+        layer.file(path, 0o755, content)?;
+    }
     layer.end()
 }
 
@@ -173,8 +183,15 @@ mod tests {
 
     fn archive() -> Vec<u8> {
         let labels = [("org.opencontainers.image.title", "test".to_owned())];
-        docker_archive(&Image { name: "localhost/test:1", created: 1_700_000_000, binary: b"binary", labels: &labels })
-            .unwrap()
+        let image = Image {
+            name: "localhost/test:1",
+            created: 1_700_000_000,
+            files: &[("usr/bin/test", b"binary")],
+            arguments: &["run"],
+            port: Some(9464),
+            labels: &labels,
+        };
+        docker_archive(&image).unwrap()
     }
 
     fn entries(bytes: &[u8]) -> BTreeMap<String, (u32, Vec<u8>)> {
@@ -216,16 +233,19 @@ mod tests {
         assert_eq!(docker[0]["RepoTags"][0], "localhost/test:1");
         let config = text(docker[0]["Config"].as_str().unwrap());
         assert_eq!(of_digest(&config["rootfs"]["diff_ids"][0]), docker[0]["Layers"][0]);
+        assert_eq!(config["config"]["Entrypoint"][0], "/usr/bin/test");
+        assert_eq!(config["config"]["ExposedPorts"], json!({ "9464/tcp": {} }));
         assert_eq!(config["created"], "2023-11-14T22:13:20Z");
         assert_eq!(config["config"]["Labels"]["org.opencontainers.image.title"], "test");
     }
 
     #[test]
-    fn the_layer_has_the_binary_and_its_folders_only() {
-        let files = entries(&layer(b"binary").unwrap());
+    fn the_layer_has_the_files_and_their_folders_only() {
+        let files = entries(&layer(&[("usr/bin/test", b"binary"), ("usr/bin/other", b"other")]).unwrap());
         let names: Vec<_> = files.iter().map(|(name, (mode, _))| (name.as_str(), *mode)).collect();
-        assert_eq!(names, [("usr/", 0o755), ("usr/bin/", 0o755), (BINARY, 0o755)]);
-        assert_eq!(files[BINARY].1, b"binary");
+        let expected = ["usr/", "usr/bin/", "usr/bin/other", "usr/bin/test"].map(|name| (name, 0o755));
+        assert_eq!(names, expected);
+        assert_eq!(files["usr/bin/test"].1, b"binary");
     }
 
     #[test]

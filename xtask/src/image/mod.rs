@@ -15,7 +15,7 @@ use crate::workspace;
 mod archive;
 mod bill;
 
-use archive::{Image, docker_archive};
+pub use archive::{Image, docker_archive};
 
 /// What the image is called where nobody gives it another name.
 const NAME: &str = "localhost/api-exposure-monitor";
@@ -36,12 +36,12 @@ pub struct Arguments {
 }
 
 /// Where `cargo xtask image` puts what it makes.
-pub fn directory() -> PathBuf {
+fn directory() -> PathBuf {
     workspace::target().join("image")
 }
 
 /// The archive.
-pub fn path() -> PathBuf {
+fn path() -> PathBuf {
     directory().join("api-exposure-monitor.tar")
 }
 
@@ -59,13 +59,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         "`{name}` names no tag: give the image a name such as registry.example/api-exposure-monitor:0.1.0"
     );
     let mut steps = Steps::new("image", if arguments.reproduce { 2 } else { 1 })?;
-    let archive = build(&mut steps, &name, "build")?;
-    fs::write(path(), &archive).with_context(|| format!("cannot write {}", path().display()))?;
-    let bill = directory().join("api-exposure-monitor.cdx.json");
-    fs::write(&bill, bill::of_materials()?).with_context(|| format!("cannot write {}", bill.display()))?;
-    println!("{name}: {:.1} MB, {}", archive.len() as f64 / 1e6, path().display());
-    println!("bill of materials (CycloneDX): {}", bill.display());
-    ensure!(archive.len() < LARGEST, "the image has {} bytes, more than {LARGEST}", archive.len());
+    let archive = make(&mut steps, &name)?;
     if arguments.reproduce {
         let again = directory().join("again");
         if again.exists() {
@@ -77,6 +71,23 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         println!("a second build from nothing gave the same image, byte for byte");
     }
     Ok(())
+}
+
+/// Builds the image under its default name, where `e2e` installs it from: the archive's path.
+pub fn ensure_built() -> Result<PathBuf> {
+    make(&mut Steps::new("image", 1)?, &default_name())?;
+    Ok(path())
+}
+
+fn make(steps: &mut Steps, name: &str) -> Result<Vec<u8>> {
+    let archive = build(steps, name, "build")?;
+    fs::write(path(), &archive).with_context(|| format!("cannot write {}", path().display()))?;
+    let bill = directory().join("api-exposure-monitor.cdx.json");
+    fs::write(&bill, bill::of_materials()?).with_context(|| format!("cannot write {}", bill.display()))?;
+    println!("{name}: {:.1} MB, {}", archive.len() as f64 / 1e6, path().display());
+    println!("bill of materials (CycloneDX): {}", bill.display());
+    ensure!(archive.len() < LARGEST, "the image has {} bytes, more than {LARGEST}", archive.len());
+    Ok(archive)
 }
 
 /// The archive of the image, its binary built in a target directory of its own: other flags would turn the usual one cold.
@@ -96,7 +107,9 @@ fn build(steps: &mut Steps, name: &str, target: &str) -> Result<Vec<u8>> {
     docker_archive(&Image {
         name,
         created: created()?,
-        binary: &binary,
+        files: &[("usr/bin/api-exposure-monitor", &binary)],
+        arguments: &["run"],
+        port: Some(9464),
         labels: &labels()?,
     })
 }
