@@ -12,7 +12,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 
 use crate::setup::{self, Group};
-use crate::{build, dashboards, demo, interrupt, tidy, vm, workspace};
+use crate::e2e::binaries;
+use crate::{build, chart, dashboards, demo, interrupt, tidy, vm, workspace};
 
 /// Packages whose `#[ignore = "needs root"]` tests are run by root.
 const PRIVILEGED: [&str; 2] = ["monitor-tests", "xtask"];
@@ -46,6 +47,15 @@ pub fn run(_: &Arguments) -> Result<()> {
 
     heading("rules, alerts and dashboards");
     count += counted("dashboards", dashboards::check());
+
+    heading("the chart and the manifests rendered from it");
+    match binaries::helm_at_hand() {
+        Some(helm) => count += counted("chart", chart::check(&helm)),
+        None => {
+            println!("skipped: helm is not here (`cargo xtask chart` builds it)");
+            count += Count { skipped: 1, ..Count::default() };
+        }
+    }
 
     heading("the main job, on real traffic");
     count += counted("demo", build::binary().and_then(|()| demo::main_job(demo::Keep::Nothing)));
