@@ -90,7 +90,12 @@ pub fn check(helm: &Path) -> Result<()> {
         let output = template(helm, &values.iter().map(String::as_str).collect::<Vec<_>>())?;
         let said = String::from_utf8_lossy(&output.stderr);
         ensure!(!output.status.success(), "the chart takes {}", values.join(" "));
-        ensure!(said.contains(words), "the chart refuses {} without saying `{words}`: {}", values.join(" "), said.trim());
+        ensure!(
+            said.contains(words),
+            "the chart refuses {} without saying `{words}`: {}",
+            values.join(" "),
+            said.trim()
+        );
     }
     let all = ["probe.enabled=true", "probe.sysAdmin=true", "auditLog.enabled=true", "serviceMonitor.enabled=true"];
     let more = ["prometheusRules.enabled=true", "dashboards.enabled=true", "networkPolicy.enabled=true"];
@@ -131,7 +136,8 @@ fn template(helm: &Path, values: &[&str]) -> Result<Output> {
 fn helm(program: &Path) -> Command {
     let home = workspace::target().join("xtask/helm");
     let mut command = Command::new(program);
-    for (variable, folder) in [("HELM_CACHE_HOME", "cache"), ("HELM_CONFIG_HOME", "config"), ("HELM_DATA_HOME", "data")] {
+    for (variable, folder) in [("HELM_CACHE_HOME", "cache"), ("HELM_CONFIG_HOME", "config"), ("HELM_DATA_HOME", "data")]
+    {
         command.env(variable, home.join(folder));
     }
     command.env_remove("KUBECONFIG");

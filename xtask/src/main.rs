@@ -6,8 +6,8 @@ use clap::{Parser, Subcommand};
 
 mod bench;
 mod build;
-mod dashboards;
 mod chart;
+mod dashboards;
 mod demo;
 mod docs;
 mod e2e;

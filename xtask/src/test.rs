@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::setup::{self, Group};
 use crate::e2e::binaries;
+use crate::setup::{self, Group};
 use crate::{build, chart, dashboards, demo, interrupt, tidy, vm, workspace};
 
 /// Packages whose `#[ignore = "needs root"]` tests are run by root.

@@ -219,9 +219,9 @@ mod tests {
     fn every_blob_is_what_its_name_says_and_the_two_formats_name_the_same_ones() {
         let entries = entries(&archive());
         let text = |name: &str| serde_json::from_slice::<Value>(&entries[name].1).unwrap();
-        for (name, (_, content)) in entries.iter().filter(|(name, content)| {
-            name.starts_with("blobs/sha256/") && !content.1.is_empty()
-        }) {
+        for (name, (_, content)) in
+            entries.iter().filter(|(name, content)| name.starts_with("blobs/sha256/") && !content.1.is_empty())
+        {
             assert_eq!(*name, blob(content));
         }
         let of_digest = |value: &Value| value.as_str().unwrap().replace("sha256:", "blobs/sha256/");

@@ -29,7 +29,8 @@ pub fn of_materials() -> Result<Vec<u8>> {
             }
         }
     }
-    let (own, rest): (Vec<_>, Vec<_>) = packages.values().partition(|package| package.component["name"] == SHIPPED[0].0);
+    let (own, rest): (Vec<_>, Vec<_>) =
+        packages.values().partition(|package| package.component["name"] == SHIPPED[0].0);
     let bill = json!({
         "bomFormat": "CycloneDX",
         "specVersion": "1.6",
