@@ -6,6 +6,8 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
+use serde_json::Value;
+
 use crate::setup::{self, Group};
 use crate::workspace;
 
@@ -61,14 +63,27 @@ pub fn check() -> Result<()> {
 /// A file of rules that records each panel's query, so that promtool reads them as Prometheus would.
 fn queries() -> Result<PathBuf> {
     let mut text = String::from("groups:\n  - name: panels\n    rules:\n");
-    for (at, query) in grafana::all().iter().flat_map(grafana::Dashboard::queries).enumerate() {
-        let expression = query.in_time("1h", "5m");
+    let dashboards: Vec<Value> = grafana::all().iter().map(grafana::Dashboard::json).collect();
+    for (at, (_, target)) in dashboards.iter().flat_map(targets).enumerate() {
+        let expression = in_time(target, "1h", "5m");
         text.push_str(&format!("      - record: panel:{at}:query\n        expr: {}\n", serde_json::json!(expression)));
     }
     let path = workspace::target().join("xtask/panels.yaml");
     fs::create_dir_all(workspace::target().join("xtask")).context("cannot create the folder for panels.yaml")?;
     fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
     Ok(path)
+}
+
+/// Panels of a dashboard with what they ask for.
+fn targets(dashboard: &Value) -> impl Iterator<Item = (&Value, &Value)> {
+    let panels = dashboard["panels"].as_array().into_iter().flatten();
+    panels.flat_map(|panel| panel["targets"].as_array().into_iter().flatten().map(move |target| (panel, target)))
+}
+
+/// A panel's query over all clusters and nodes, with Grafana's variables for times set.
+fn in_time(target: &Value, range: &str, interval: &str) -> String {
+    let everywhere = target["expr"].as_str().unwrap_or_default().replace("$cluster", ".*").replace("$node", ".*");
+    everywhere.replace("$__range", range).replace("$__rate_interval", interval)
 }
 
 fn promtool(words: &[&str], files: &[PathBuf]) -> Result<()> {

@@ -6,7 +6,7 @@ mod exposure;
 mod health;
 mod model;
 
-pub use model::{Dashboard, Kind, Query};
+pub use model::Dashboard;
 
 /// All dashboards, in the order of a look that goes from the whole to the parts.
 pub fn all() -> Vec<Dashboard> {

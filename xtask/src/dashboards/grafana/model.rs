@@ -50,30 +50,14 @@ pub struct Panel {
 }
 
 /// How a panel shows what it asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
     /// One number, or one for each series.
     Stat,
     /// Lines or areas over time.
     TimeSeries,
     /// A line for each series.
     Table,
-}
-
-/// One query of one panel, with Grafana's variables in it.
-pub struct Query {
-    /// The expression.
-    pub expression: String,
-    /// Whether it is asked over the whole time range.
-    pub range: bool,
-}
-
-impl Query {
-    /// The expression over all clusters and nodes, with Grafana's variables for times set.
-    pub fn in_time(&self, range: &str, interval: &str) -> String {
-        let everywhere = self.expression.replace("$cluster", ".*").replace("$node", ".*");
-        everywhere.replace("$__range", range).replace("$__rate_interval", interval)
-    }
 }
 
 impl Panel {
@@ -304,20 +288,6 @@ impl Dashboard {
     /// The file's name in `dashboards/grafana`.
     pub fn file(&self) -> String {
         format!("{}.json", self.name)
-    }
-
-    /// All queries of its panels, in order.
-    pub fn queries(&self) -> Vec<Query> {
-        let panels = self.rows.iter().flat_map(|row| &row.panels);
-        panels
-            .flat_map(|panel| {
-                let range = panel.kind == Kind::TimeSeries;
-                panel
-                    .queries
-                    .iter()
-                    .map(move |(expression, _)| Query { expression: expression.replace("$here", HERE), range })
-            })
-            .collect()
     }
 
     /// What Grafana imports.

@@ -1,8 +1,0 @@
-//! Pictures.
-
-use anyhow::{Result, bail};
-
-/// Draws them.
-pub fn draw() -> Result<()> {
-    bail!("not yet")
-}
