@@ -36,7 +36,9 @@ function request(session) {
       const stream = client.request({ ":path": url.pathname, ...headers });
       stream.on("response", (answer) => console.log(answer[":status"]));
       stream.on("error", reject);
-      stream.on("end", () => { client.close(() => resolve(ticket)); });
+      // Over when the connection is: the server itself ends one that came without a credential.
+      stream.on("end", () => client.close());
+      client.on("close", () => resolve(ticket));
       stream.resume();
     } else {
       const agent = new https.Agent({ ...options, session, maxCachedSessions: 0 });

@@ -31,6 +31,9 @@ pub struct Arguments {
     /// This monitor, instead of a release build of what is here.
     #[arg(long, value_name = "FILE")]
     binary: Option<PathBuf>,
+    /// Write what was on the wire of each server of `apiservers` into this folder.
+    #[arg(long, value_name = "FOLDER")]
+    captures: Option<PathBuf>,
 }
 
 /// A part of the end-to-end tests.
@@ -65,7 +68,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             suite.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
         );
         match suite {
-            Suite::Apiservers => apiservers::run(&binary, arguments.all)?,
+            Suite::Apiservers => apiservers::run(&binary, arguments.all, arguments.captures.as_deref())?,
             Suite::Cluster => cluster::run(arguments.all)?,
             Suite::Hardening => hardening::run()?,
         }

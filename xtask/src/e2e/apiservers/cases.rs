@@ -227,7 +227,8 @@ impl Maker<'_> {
         let path = self.path();
         let mut words =
             split("wget --quiet --tries=1 --timeout=20 --output-document=/dev/null --ca-certificate=ca.crt");
-        words.push(format!("--secure-protocol=TLSv{}", tls.replace('.', "_")));
+        // `--secure-protocol=TLSv1_2` takes 1.3 as well.
+        words.extend((tls == "1.2").then(|| "--ciphers=NORMAL:-VERS-TLS1.3".to_owned()));
         if let Some(name) = credential.certificate() {
             words.extend([format!("--certificate={name}.crt"), format!("--private-key={name}.key")]);
         }
@@ -322,6 +323,10 @@ fn kubernetes(maker: &mut Maker<'_>, programs: &Programs) {
         Credential::ALL.into_iter().filter(|credential| !matches!(credential, Credential::Empty | Credential::Basic))
     {
         maker.kubeconfig(&kubectl, "kubectl TLS 1.3 HTTP/2", credential, true);
+        // Without a credential it asks for a name and a password, and sends them as Basic.
+        if let Some(case) = maker.cases.last_mut().filter(|_| credential == Credential::None) {
+            case.input = Some("somebody\nsecret\n".to_owned());
+        }
         maker.kubeconfig(kube_rs, "kube-rs TLS 1.3 HTTP/1.1", credential, false);
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::lab::{Host, Lab};
 use crate::terminal::Steps;
 use crate::{interrupt, workspace};
 
@@ -16,6 +17,7 @@ use super::monitor::{Monitor, Scrape, Seen};
 
 mod cases;
 mod compare;
+mod load;
 mod play;
 
 use cases::{Case, Programs};
@@ -103,7 +105,10 @@ const SESSIONS: [Session; 5] = [
 ];
 
 /// Runs the suite with this monitor.
-pub fn run(binary: &Path, all: bool) -> Result<()> {
+pub fn run(binary: &Path, all: bool, captures: Option<&Path>) -> Result<()> {
+    if std::env::var_os("E2E_DEV").is_some() {
+        return dev(binary, captures);
+    }
     let sessions = SESSIONS.get(..if all { SESSIONS.len() } else { SESSIONS.len() - 1 }).unwrap_or_default();
     let mut steps = Steps::new("apiservers", 3 + sessions.len())?;
     let kube_rs = kube_client(&mut steps)?;
@@ -115,7 +120,7 @@ pub fn run(binary: &Path, all: bool) -> Result<()> {
     let (mut certificates, mut first_requests) = (Matrix::default(), Matrix::default());
     let mut failures = Vec::new();
     for session in sessions {
-        let outcome = steps.within(session.title, || session.run(&mut control, binary, &programs))?;
+        let outcome = steps.within(session.title, || session.run(&mut control, binary, &programs, captures))?;
         failures.extend(outcome.failures.iter().map(|failure| format!("{}: {failure}", session.title)));
         certificates.extend(&outcome.certificates);
         first_requests.extend(&outcome.first_requests);
@@ -139,7 +144,13 @@ fn kube_client(steps: &mut Steps) -> Result<String> {
 }
 
 impl Session {
-    fn run(&self, control: &mut ControlPlane, binary: &Path, programs: &Programs) -> Result<Outcome> {
+    fn run(
+        &self,
+        control: &mut ControlPlane,
+        binary: &Path,
+        programs: &Programs,
+        captures: Option<&Path>,
+    ) -> Result<Outcome> {
         let mut flags = self.anonymous.flags();
         flags.extend(self.flags.iter().map(|flag| (*flag).to_owned()));
         control.start(&Server { version: self.version, flags: &flags })?;
@@ -149,6 +160,9 @@ impl Session {
         let before = audit::read(control.audit_log())?.len();
         let flags = monitor_flags(control);
         let monitor = Monitor::start(&mut control.lab, binary, &flags)?;
+        if let Some(folder) = captures {
+            capture(&mut control.lab, &folder.join(format!("{}.pcap", self.title)))?;
+        }
         let cases = (self.cases)(&token, programs);
         let mut said = Vec::new();
         for (index, case) in cases.iter().enumerate() {
@@ -171,6 +185,9 @@ impl Session {
             let truth = compare::requests(requests.iter().filter(|request| request.actor == Actor::Anonymous));
             outcome.failures.extend(compare::differences(evidence, &truth, &counted));
         }
+        if captures.is_some() {
+            control.lab.stop("tcpdump")?;
+        }
         monitor.stop(&mut control.lab)?;
         control.stop()?;
         Ok(outcome)
@@ -191,6 +208,14 @@ impl Session {
     }
 }
 
+fn capture(lab: &mut Lab, file: &Path) -> Result<()> {
+    let file = std::path::absolute(file).context("no current folder")?;
+    let mut tcpdump = lab.command(Host::ControlPlane, "tcpdump");
+    tcpdump.args(["-i", "eth0", "-U", "-Z", "root", "-w"]).arg(&file).arg("tcp");
+    lab.start("tcpdump", &mut tcpdump)?;
+    lab.wait_for("tcpdump", "tcpdump listening", |lab| Ok(lab.log_of("tcpdump").contains("listening on").then_some(())))
+}
+
 fn monitor_flags(control: &ControlPlane) -> Vec<String> {
     let _ = control;
     let insecure = INSECURE.to_string();
@@ -209,4 +234,33 @@ fn seen(monitor: &Monitor, cases: &[Case]) -> Result<Vec<Seen>> {
     let ours = |seen: &Seen| !seen.source.is_loopback();
     monitor
         .connections("all connections among the events", |seen| seen.iter().filter(|seen| ours(seen)).count() >= wanted)
+}
+
+fn dev(binary: &Path, captures: Option<&Path>) -> Result<()> {
+    let mut control = ControlPlane::new()?;
+    control.start(&Server { version: CURRENT, flags: &[] })?;
+    control.credentials()?;
+    let token = std::fs::read_to_string(control.lab.directory().join("service-account.token"))?;
+    let flags = monitor_flags(&control);
+    let before = audit::read(control.audit_log())?.len();
+    let monitor = Monitor::start(&mut control.lab, binary, &flags)?;
+    if let Some(folder) = captures {
+        capture(&mut control.lab, &folder.join("load.pcap"))?;
+    }
+    let t = std::time::Instant::now();
+    let sent = load::send(&control, &token, false)?;
+    println!("load {:?}", t.elapsed());
+    std::thread::sleep(Duration::from_secs(3));
+    let requests = audit::read(control.audit_log())?.split_off(before);
+    let mut outcome = Outcome::default();
+    sent.audited(&requests, &mut outcome.failures);
+    let seen = monitor.connections("x", |seen| seen.len() >= sent.connections.len())?;
+    let mut m = Matrix::default();
+    sent.compare(&seen, &mut outcome, &mut m);
+    println!("{m}\n{:#?}", outcome.failures);
+    if captures.is_some() {
+        control.lab.stop("tcpdump")?;
+    }
+    monitor.stop(&mut control.lab)?;
+    Ok(())
 }
