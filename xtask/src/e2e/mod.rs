@@ -1,6 +1,8 @@
 //! `cargo xtask e2e`: the monitor beside real API servers and in a real cluster, with programs built and kept outside of
 //! the clone.
 
+use std::path::PathBuf;
+
 use anyhow::Result;
 use clap::ValueEnum;
 
@@ -8,10 +10,14 @@ use crate::setup::{self, Group};
 use crate::{build, workspace};
 
 mod apiservers;
+mod audit;
 pub mod binaries;
 mod cluster;
+mod control_plane;
+mod credentials;
 mod hardening;
 mod module_file;
+mod monitor;
 
 /// Runs the monitor beside real API servers with real clients, and in a real cluster. Needs root.
 #[derive(clap::Args)]
@@ -22,6 +28,12 @@ pub struct Arguments {
     /// More than CI runs: all releases, all requests, the cost of the probe.
     #[arg(long)]
     all: bool,
+    /// This monitor, instead of a release build of what is here.
+    #[arg(long, value_name = "FILE")]
+    binary: Option<PathBuf>,
+    /// Write what was on the wire of each server of `apiservers` into this folder.
+    #[arg(long, value_name = "FOLDER")]
+    captures: Option<PathBuf>,
 }
 
 /// A part of the end-to-end tests.
@@ -43,18 +55,24 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         "e2e needs root: it makes network namespaces and attaches the monitor to them"
     );
     setup::ensure(&[Group::Build, Group::Lab, Group::Kubernetes])?;
-    build::binary()?;
+    let binary = match &arguments.binary {
+        Some(binary) => binary.clone(),
+        None => {
+            build::binary()?;
+            workspace::binary()
+        }
+    };
     for suite in suites {
         println!(
             "\n== e2e {}",
             suite.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
         );
         match suite {
-            Suite::Apiservers => apiservers::run(arguments.all)?,
+            Suite::Apiservers => apiservers::run(&binary, arguments.all, arguments.captures.as_deref())?,
             Suite::Cluster => cluster::run(arguments.all)?,
             Suite::Hardening => hardening::run()?,
         }
     }
-    println!("\ne2e: done, with {}", workspace::binary().display());
+    println!("\ne2e: done, with {}", binary.display());
     Ok(())
 }
