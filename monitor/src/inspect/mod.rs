@@ -18,6 +18,7 @@ mod tests;
 mod tls;
 
 pub use observation::*;
+pub use target::path_and_hints;
 pub use tls::lengths;
 
 use monitor_common::{Decision, Side};
