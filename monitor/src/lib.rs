@@ -5,6 +5,7 @@
 
 pub mod anonymous;
 pub mod attach;
+pub mod audit;
 pub mod classify;
 pub mod commands;
 pub mod config;
