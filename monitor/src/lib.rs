@@ -4,6 +4,7 @@
 //! stages; a stage imports the type of the stage before it and `monitor-common`, nothing after it.
 
 pub mod attach;
+pub mod audit;
 pub mod classify;
 pub mod commands;
 pub mod config;

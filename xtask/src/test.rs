@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::e2e::binaries;
 use crate::setup::{self, Group};
-use crate::{build, demo, interrupt, tidy, vm, workspace};
+use crate::{build, chart, dashboards, demo, interrupt, tidy, vm, workspace};
 
 /// Packages whose `#[ignore = "needs root"]` tests are run by root.
 const PRIVILEGED: [&str; 2] = ["monitor-tests", "xtask"];
@@ -43,6 +44,18 @@ pub fn run(_: &Arguments) -> Result<()> {
 
     heading(if root { "tests across crates, with those that need root" } else { "tests across crates" });
     count += cargo_test(&privileged, if root { &["--include-ignored"] } else { &[] })?;
+
+    heading("rules, alerts and dashboards");
+    count += counted("dashboards", dashboards::check());
+
+    heading("the chart and the manifests rendered from it");
+    match binaries::helm_at_hand() {
+        Some(helm) => count += counted("chart", chart::check(&helm)),
+        None => {
+            println!("skipped: helm is not here (`cargo xtask chart` builds it)");
+            count += Count { skipped: 1, ..Count::default() };
+        }
+    }
 
     heading("the main job, on real traffic");
     count += counted("demo", build::binary().and_then(|()| demo::main_job(demo::Keep::Nothing)));

@@ -79,6 +79,13 @@ pub fn helm() -> Result<PathBuf> {
     install(&HELM)
 }
 
+/// The program helm where it is there without building it: kept from before, or in PATH.
+pub fn helm_at_hand() -> Option<PathBuf> {
+    let kept = Go::find_at_hand().and_then(|go| go.folder(&format!("{}-{}", HELM.name, HELM.version), "install").ok());
+    let kept = kept.map(|folder| folder.join(HELM.name)).filter(|program| program.exists());
+    kept.or_else(|| workspace::has_program(HELM.name).then(|| PathBuf::from(HELM.name)))
+}
+
 /// The program kubeconform.
 pub fn kubeconform() -> Result<PathBuf> {
     install(&KUBECONFORM)
@@ -122,6 +129,11 @@ impl Go {
             "local" => Ok(Self { version: here, ..local }),
             other => Ok(Self { toolchain: other, version: other.to_owned() }),
         }
+    }
+
+    /// As [`Self::find`], where nothing has to be installed or fetched for it.
+    fn find_at_hand() -> Option<Self> {
+        workspace::has_program("go").then(Self::find).and_then(Result::ok)
     }
 
     /// Where what this Go builds is kept.

@@ -19,6 +19,8 @@ pub enum Group {
     Vm,
     /// Real API servers: Go that builds them, etcd, and clients.
     Kubernetes,
+    /// What dashboards are checked with, and drawn with.
+    Dashboards,
 }
 
 impl Group {
@@ -35,6 +37,7 @@ impl Group {
             Self::Bench => "bench",
             Self::Vm => "vm",
             Self::Kubernetes => "kubernetes",
+            Self::Dashboards => "dashboards",
         }
     }
 }
@@ -91,4 +94,7 @@ pub const NEEDS: &[Need] = &[
     Need { group: Group::Kubernetes, program: "python3", from: From::Package("python3") },
     Need { group: Group::Kubernetes, program: "node", from: From::Package("nodejs") },
     Need { group: Group::Kubernetes, program: "java", from: From::Package("openjdk-17-jdk-headless") },
+    Need { group: Group::Dashboards, program: "python3", from: From::Package("python3-venv") },
+    Need { group: Group::Dashboards, program: "npm", from: From::Package("npm") },
+    Need { group: Group::Dashboards, program: "chromium", from: From::Package("chromium") },
 ];
