@@ -20,7 +20,7 @@ pub fn anonymous_over_tls() -> Connection {
         outcome: Outcome::Established,
         observation: Observation {
             protocol: Protocol::Tls,
-            tls: Some(TlsObservation {
+            tls: Some(Box::new(TlsObservation {
                 version: Some(TlsVersion(0x0304)),
                 sni: Some("kubernetes".into()),
                 alpn_offered: vec!["h2".into(), "http/1.1".into()],
@@ -29,7 +29,7 @@ pub fn anonymous_over_tls() -> Connection {
                 client_certificate: ClientCertificate::Absent,
                 evidence: Some(Evidence::RecordLength),
                 ..Default::default()
-            }),
+            })),
             ..Default::default()
         },
         requests: Vec::new(),
@@ -91,7 +91,7 @@ pub fn silent() -> Connection {
         outcome: Outcome::Midstream,
         observation: Observation {
             protocol: Protocol::Tls,
-            tls: Some(TlsObservation::default()),
+            tls: Some(Box::default()),
             unclassified: Some(Unclassified::NoStart),
             ..Default::default()
         },

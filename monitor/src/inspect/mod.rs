@@ -273,7 +273,7 @@ impl Inspector {
 
     fn middle_of_tls(&mut self, observation: &mut Observation) {
         observation.protocol = Protocol::Tls;
-        observation.tls = Some(TlsObservation::default());
+        observation.tls = Some(Box::default());
         observation.set_unclassified(Unclassified::NoStart);
         self.state = State::Settled;
     }

@@ -113,7 +113,7 @@ fn flight_12(asks: bool) -> Vec<u8> {
 fn tls(said: &[Said]) -> TlsObservation {
     let (observation, _) = observe(said);
     assert_eq!(observation.protocol, Protocol::Tls);
-    observation.tls.expect("TLS")
+    *observation.tls.expect("TLS")
 }
 
 /// TLS 1.3 with a server flight of kube-apiserver, then these records of the client and of the server.
@@ -382,7 +382,7 @@ fn a_plaintext_server_answers_in_the_clear() {
     let (observation, settled) =
         observe(&[Bytes(Client, hello()), Bytes(Server, b"HTTP/1.1 400 Bad Request\r\nAudit-Id: x\r\n\r\n".to_vec())]);
     assert!(settled && !observation.kubernetes);
-    let tls = observation.tls.expect("TLS");
+    let tls = *observation.tls.expect("TLS");
     assert!(tls.answered_in_the_clear && tls.version.is_none());
 }
 
@@ -411,7 +411,7 @@ fn bytes_that_are_missing_make_it_unknown() {
         Bytes(Client, encrypted(&[53, 87])),
         Bytes(Server, encrypted(&[62, 34, 217])),
     ]);
-    let tls = observation.tls.expect("TLS");
+    let tls = *observation.tls.expect("TLS");
     assert_eq!(
         (tls.client_certificate, tls.certificate_unknown),
         (ClientCertificate::Unknown, Some(CertificateUnknown::Gap))
