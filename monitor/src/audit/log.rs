@@ -87,7 +87,8 @@ impl AuditLog {
             Some(Err(error)) => (None, Some(error)),
             None => (None, None),
         };
-        let begun = Begun(position.as_ref().map(|position| position.begun.iter().copied().collect()).unwrap_or_default());
+        let begun =
+            Begun(position.as_ref().map(|position| position.begun.iter().copied().collect()).unwrap_or_default());
         let log = Self {
             follower: Follower::new(path, position.clone()),
             begun,
@@ -260,7 +261,10 @@ mod tests {
             ["-", "anonymous", "-", "anonymous", "-", "anonymous", "-", "unauthenticated", "-", "other", "malformed"];
         assert_eq!(kinds(&mut log), expected);
         // One id twice, as a client may have it by its header.
-        files.write(&[line("ResponseComplete", 2, "watch", NOBODY, 200), line("ResponseComplete", 2, "watch", NOBODY, 200)]);
+        files.write(&[
+            line("ResponseComplete", 2, "watch", NOBODY, 200),
+            line("ResponseComplete", 2, "watch", NOBODY, 200),
+        ]);
         assert_eq!(kinds(&mut log), ["anonymous", "anonymous"]);
         assert!(!log.is_none());
     }
@@ -274,7 +278,10 @@ mod tests {
         assert_eq!(kinds(&mut log), ["anonymous"]);
         log.store(Duration::ZERO, false).unwrap();
         drop(log);
-        files.write(&[line("ResponseComplete", 1, "watch", NOBODY, 200), line("ResponseComplete", 2, "list", NOBODY, 200)]);
+        files.write(&[
+            line("ResponseComplete", 1, "watch", NOBODY, 200),
+            line("ResponseComplete", 2, "list", NOBODY, 200),
+        ]);
         let mut log = files.open();
         assert_eq!(kinds(&mut log), ["-", "anonymous"]);
     }
