@@ -5,6 +5,7 @@
 
 use monitor_common::{Hook, LossReason, Role, Skip, SourceClass, closed_set};
 
+use crate::anonymous::{Actual, Decision, INFERRED};
 use crate::attach::{AttachMode, NotAttached};
 use crate::audit::event::UnauthenticatedReason;
 use crate::audit::follower::Change;
@@ -13,6 +14,8 @@ use crate::audit::node_restriction::{NodeRefusal, NodeResource};
 use crate::classify::{ExposureKind, Outcome, PathClass, Verb};
 use crate::discover::CandidateOutcome;
 use crate::inspect::{ClientCertificate, Credential, Evidence, FirstRequest, Protocol, TlsHandshake, Unclassified};
+use crate::probe::ProbeLoss;
+use crate::probe::process::Component;
 use crate::reassemble::GapReason;
 
 /// What a metric is called, what it means, and which series it can have.
@@ -119,10 +122,11 @@ pub const TLS_VERSION: &[&str] = &["unknown", "ssl3.0", "1.0", "1.1", "1.2", "1.
 pub const FIRST_REQUEST: &[&str] = words!(FirstRequest);
 
 /// Words of the label `decision`.
-pub const DECISION: &[&str] = &["unknown", "allowed", "denied"];
+pub const DECISION: &[&str] = words!(Decision);
 
 const ROLE: Label = Label { name: "role", words: words!(Role) };
 const SOURCE: Label = Label { name: "source", words: words!(SourceClass) };
+const KNOWN_SOURCE: Label = Label { name: "source", words: words!(SourceClass, "unknown") };
 const VERB: Label = Label { name: "verb", words: words!(Verb) };
 const PATH_CLASS: Label = Label { name: "path_class", words: words!(PathClass) };
 const EVIDENCE: Label = Label { name: "evidence", words: words!(Evidence, "unknown") };
@@ -165,8 +169,8 @@ definitions! {
         "Inferred, not exact: what the API server made of the first request of a completed TLS connection, told from its HTTP/2 GOAWAY: anonymous, refused (401), accepted (any credential), or unknown.";
     PLAINTEXT_REQUESTS = Counter "api_exposure_plaintext_requests_total" [ROLE, SOURCE, VERB, PATH_CLASS, Label { name: "credential", words: words!(Credential) }, Label { name: "status", words: STATUS }]
         "HTTP requests in the clear on watched ports, read exactly, by what they do, what their path leads to, which credential they carry by the API server's own rule, and the class of the answer's status code (none: no answer was seen). They count whether or not the server turned out to be the Kubernetes API.";
-    ANONYMOUS_REQUESTS = Counter "api_exposure_anonymous_requests_total" [SOURCE, VERB, PATH_CLASS, Label { name: "decision", words: DECISION }, EVIDENCE]
-        "Exact, not inferred: requests to the Kubernetes API without a credential. Evidence plaintext was read in the clear, where decision is denied for the status codes 401 and 403 and allowed for any other.";
+    ANONYMOUS_REQUESTS = Counter "api_exposure_anonymous_requests_total" [KNOWN_SOURCE, VERB, PATH_CLASS, Label { name: "decision", words: DECISION }, EVIDENCE]
+        "Exact, not inferred: requests to the Kubernetes API without a credential. Evidence plaintext was read in the clear, where decision is denied for the status codes 401 and 403 and allowed for any other. Evidence probe was seen in the API server itself, where decision is denied for 401 under anonymous conditions and unknown for what was let in; evidence audit comes from its audit log and tells both. One request counts once for each evidence.";
 
     DISCOVERED_PORTS = Gauge(present) "api_exposure_discovered_ports" []
         "Ports named nowhere on which the Kubernetes API was found speaking in the clear and that are watched now, as role discovered. 0 where --discover-plaintext is off.";
@@ -251,6 +255,21 @@ definitions! {
         "Lines that were written for readers of /events, each once however many readers took it.";
     EVENT_LINES_LOST = Counter(present) "api_exposure_event_lines_lost_total" []
         "Lines that readers of /events did not get because they read too slowly, summed over the readers.";
+
+    PROBE_ATTACHED = Gauge(present) "api_exposure_probe_attached" [Label { name: "component", words: words!(Component) }]
+        "API servers' processes whose anonymous authenticator is probed now, by what runs them: kube_apiserver, or embedded in k3s, RKE2 or MicroK8s.";
+    PROBE_NOT_ATTACHED = Gauge(present) "api_exposure_probe_not_attached" [Label { name: "component", words: words!(Component) }]
+        "API servers' processes that were found and cannot be probed; the log and the command check say why. 0 where the probe is off.";
+    PROBE_HITS = Counter(present) "api_exposure_probe_hits_total" [Label { name: "outcome", words: &["joined", "no_flow"] }]
+        "Requests that the probe saw, by whether a connection on a watched port was seen by the same address and port. Requests of this monitor's own self-test do not count.";
+    PROBE_LOST = Counter(present) "api_exposure_probe_lost_total" [Label { name: "reason", words: words!(ProbeLoss) }]
+        "Requests that the probe saw and that were lost, or not wholly read, by reason: unreadable requests count with what could be read.";
+    SELF_TEST_SUCCESS = Gauge "api_exposure_self_test_success" []
+        "1 where the last self-test of the probe succeeded: an anonymous GET /livez of this monitor's own over loopback came back through the probe within a second. Absent before the first one.";
+    SELF_TEST_TIMESTAMP = Gauge "api_exposure_self_test_timestamp_seconds" []
+        "When the last self-test of the probe ended, in seconds since 1970 in UTC. Absent before the first one.";
+    INFERENCE_AGREEMENT = Counter "api_exposure_inference_agreement_total" [Label { name: "inferred", words: INFERRED }, Label { name: "actual", words: words!(Actual) }]
+        "How the inference does on this very cluster, while the probe sees every anonymous request: completed TLS connections to the secure port by what was inferred, of the first request (anonymous, refused, accepted) and of the client certificate (the others), and by whether the probe saw the first request without a credential. Not all differences are errors: an absent certificate leaves room for a token, and a presented one need not be accepted.";
 
     BUILD_INFO = Gauge "api_exposure_build_info" [Label { name: "version", words: &[] }, Label { name: "revision", words: &[] }]
         "1; version and source revision of this program.";

@@ -4,6 +4,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use monitor_common::{Role, SourceClass};
 
+use crate::anonymous::{AnonymousRequest, Decision, Evident};
 use crate::classify::{Connection, Destination, ExposureKind, Outcome, PathClass, RequestMeaning, Source, Verb};
 use crate::inspect::{
     ClientCertificate, Credential, Evidence, FirstRequest, Observation, Protocol, QueryHints, Request, TlsHandshake,
@@ -98,5 +99,28 @@ pub fn silent() -> Connection {
         requests: Vec::new(),
         first_request: FirstRequest::Unknown,
         exposures: Vec::new(),
+    }
+}
+
+/// A request that the probe saw, of the connection above or of none that was seen.
+pub fn evident(joined: bool) -> AnonymousRequest {
+    let connection = anonymous_over_tls();
+    let path = "/api/v1/namespaces/default/secrets";
+    AnonymousRequest {
+        request: Evident {
+            time: connection.time,
+            ip: Some(connection.source.ip),
+            port: Some(connection.source.port),
+            method: "GET".into(),
+            path: path.into(),
+            meaning: RequestMeaning::of_decoded("GET", path),
+            decision: Decision::Unknown,
+            let_in: true,
+            evidence: Evidence::Probe,
+        },
+        class: Some(connection.source.class),
+        flow: joined.then_some((connection.interface, connection.destination)),
+        exposures: vec![ExposureKind::AnonymousRequest],
+        new_exposures: vec![ExposureKind::AnonymousRequest],
     }
 }
