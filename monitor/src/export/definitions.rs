@@ -7,6 +7,10 @@ use monitor_common::{Hook, LossReason, Role, Skip, SourceClass, closed_set};
 
 use crate::anonymous::{Actual, Decision, INFERRED};
 use crate::attach::{AttachMode, NotAttached};
+use crate::audit::event::UnauthenticatedReason;
+use crate::audit::follower::Change;
+use crate::audit::log::AuditKind;
+use crate::audit::node_restriction::{NodeRefusal, NodeResource};
 use crate::classify::{ExposureKind, Outcome, PathClass, Verb};
 use crate::discover::CandidateOutcome;
 use crate::inspect::{ClientCertificate, Credential, Evidence, FirstRequest, Protocol, TlsHandshake, Unclassified};
@@ -214,6 +218,19 @@ definitions! {
         "Bytes that belong nowhere in their stream: before its beginning, behind its end, or further ahead than a TCP window reaches.";
     REASSEMBLY_OUT_OF_ORDER = Counter(present) "api_exposure_reassembly_out_of_order_total" []
         "Records that came before earlier bytes of their stream and were held until those came.";
+
+    AUDIT_EVENTS = Counter(present) "api_exposure_audit_events_total" [Label { name: "kind", words: words!(AuditKind) }]
+        "Events in the API server's audit log (--audit-log), by what they are about. Each request counts once under the first six kinds: anonymous (let in without a credential), unsecured (at the insecure port), unauthenticated (refused with 401), node_restriction (a node's write that the admission plugin NodeRestriction refused), node_refused (a node's write that the authorizer or another admission plugin refused), other. What the audit policy leaves out is not here.";
+    AUDIT_MALFORMED_LINES = Counter(present) "api_exposure_audit_malformed_lines_total" []
+        "Lines of the audit log that are no audit event in JSON, or longer than 10 MiB. They were passed over.";
+    AUDIT_LOG_READABLE = Gauge "api_exposure_audit_log_readable" []
+        "1 while the audit log can be read and has audit events in JSON, 0 while it cannot; api_exposure_detection_tier and the log have the reason. Absent without --audit-log.";
+    AUDIT_LOG_CHANGES = Counter(present) "api_exposure_audit_log_changes_total" [Label { name: "change", words: words!(Change) }]
+        "What happened to the audit log's file: how it was begun (from_end, from_start, resumed), that it was rotated or cut (rotated), and that the rest of an old one was not found again, so that events may be missing (rest_lost).";
+    UNAUTHENTICATED_RESPONSES = Counter(present) "api_exposure_unauthenticated_responses_total" [SOURCE, Label { name: "reason", words: words!(UnauthenticatedReason) }]
+        "Exact, from the audit log: requests that the API server refused with 401, by where the client's address belongs and whether they carried no credential or a bad one. The API server's own events do not tell which: unknown.";
+    NODE_RESTRICTION_REFUSED = Counter "api_exposure_node_restriction_refused_total" [Label { name: "resource", words: words!(NodeResource) }, Label { name: "reason", words: words!(NodeRefusal) }]
+        "Exact, from the audit log: writes of nodes (system:node: users) that the admission plugin NodeRestriction refused, by resource and reason. It shows that the plugin works; a node that tries more than it may is broken or taken over. What the Node authorizer refuses before is api_exposure_audit_events_total of kind node_refused.";
 
     ATTACHED = Gauge "api_exposure_attached" [INTERFACE, HOOK, Label { name: "mode", words: words!(AttachMode) }]
         "1 where a program of this monitor is attached, by interface, hook and way of attaching.";

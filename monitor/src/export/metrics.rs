@@ -15,6 +15,10 @@ use super::process::ProcessCollector;
 use super::{FirstRequestFacts, first_request};
 use crate::anonymous::{Agreement, AnonymousRequest, Decision, INFERRED};
 use crate::attach::{AttachMode, NotAttached};
+use crate::audit::event::UnauthenticatedReason;
+use crate::audit::follower::Change;
+use crate::audit::log::AuditKind;
+use crate::audit::node_restriction::{NodeRefusal, NodeResource};
 use crate::classify::{Connection, ExposureKind, RequestMeaning};
 use crate::discover::CandidateOutcome;
 use crate::inspect::{Credential, Evidence, Request, Unclassified};
@@ -51,6 +55,13 @@ pub struct Metrics {
     retransmitted_bytes: Family<0>,
     outside_bytes: Family<0>,
     out_of_order: Family<0>,
+
+    audit_events: Family<1>,
+    audit_malformed_lines: Family<0>,
+    audit_log_readable: OpenFamily,
+    audit_log_changes: Family<1>,
+    unauthenticated_responses: Family<2>,
+    node_restriction_refused: Family<2>,
 
     attached: OpenFamily,
     not_attached: OpenFamily,
@@ -116,6 +127,12 @@ impl Metrics {
             retransmitted_bytes: register(&registry, &definitions::REASSEMBLY_RETRANSMITTED_BYTES)?,
             outside_bytes: register(&registry, &definitions::REASSEMBLY_OUTSIDE_BYTES)?,
             out_of_order: register(&registry, &definitions::REASSEMBLY_OUT_OF_ORDER)?,
+            audit_events: register(&registry, &definitions::AUDIT_EVENTS)?,
+            audit_malformed_lines: register(&registry, &definitions::AUDIT_MALFORMED_LINES)?,
+            audit_log_readable: register_open(&registry, &definitions::AUDIT_LOG_READABLE)?,
+            audit_log_changes: register(&registry, &definitions::AUDIT_LOG_CHANGES)?,
+            unauthenticated_responses: register(&registry, &definitions::UNAUTHENTICATED_RESPONSES)?,
+            node_restriction_refused: register(&registry, &definitions::NODE_RESTRICTION_REFUSED)?,
             attached: register_open(&registry, &definitions::ATTACHED)?,
             not_attached: register_open(&registry, &definitions::NOT_ATTACHED)?,
             behind_others: register_open(&registry, &definitions::BEHIND_OTHERS)?,
@@ -358,6 +375,36 @@ impl Metrics {
         self.retransmitted_bytes.add([], counts.retransmitted.into());
         self.conflicting_bytes.add([], counts.conflicts.into());
         self.outside_bytes.add([], counts.outside.into());
+    }
+
+    /// An event of the audit log.
+    pub fn audit_event(&self, kind: AuditKind) {
+        self.audit_events.increment([kind as usize]);
+    }
+
+    /// A line of the audit log that is no event.
+    pub fn audit_malformed_line(&self) {
+        self.audit_malformed_lines.increment([]);
+    }
+
+    /// Whether the audit log can be read now.
+    pub fn set_audit_log_readable(&self, readable: bool) {
+        self.audit_log_readable.set(&[], f64::from(u8::from(readable)));
+    }
+
+    /// Something happened to the audit log's file.
+    pub fn audit_log_change(&self, change: Change) {
+        self.audit_log_changes.increment([change as usize]);
+    }
+
+    /// The API server refused a request of this client's with 401.
+    pub fn unauthenticated_response(&self, source: SourceClass, reason: UnauthenticatedReason) {
+        self.unauthenticated_responses.increment([source as usize, reason as usize]);
+    }
+
+    /// NodeRestriction refused a node's write.
+    pub fn node_restriction_refused(&self, resource: NodeResource, refusal: NodeRefusal) {
+        self.node_restriction_refused.increment([resource as usize, refusal as usize]);
     }
 
     /// A program is attached from now on.
