@@ -45,6 +45,8 @@ fn defaults() {
         listen: "127.0.0.1:9464".parse().unwrap(),
         xdp_generic: false,
         tcx: true,
+        discovery: DiscoveryMode::Auto,
+        kubeconfig: None,
         output: None,
     };
     assert_eq!(Settings::default(), expected);
@@ -72,6 +74,8 @@ const SAME: &[(&[&str], &str)] = &[
     (&["--listen", "[::]:9464"], "listen = '[::]:9464'"),
     (&["--xdp-generic=true"], "xdp_generic = true"),
     (&["--tcx=false"], "tcx = false"),
+    (&["--discovery", "none"], "discovery = 'none'"),
+    (&["--kubeconfig", "/etc/kubernetes/monitor.conf"], "kubeconfig = '/etc/kubernetes/monitor.conf'"),
     (&["--output", "json"], "output = 'json'"),
 ];
 

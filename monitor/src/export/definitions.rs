@@ -8,6 +8,7 @@ use monitor_common::{Hook, LossReason, Role, Skip, SourceClass, closed_set};
 use crate::attach::{AttachMode, NotAttached};
 use crate::classify::{ExposureKind, Outcome, PathClass, Verb};
 use crate::discover::CandidateOutcome;
+use crate::discovery::{Object, Reason};
 use crate::inspect::{ClientCertificate, Credential, Evidence, FirstRequest, Protocol, TlsHandshake, Unclassified};
 use crate::reassemble::GapReason;
 
@@ -124,6 +125,7 @@ const PATH_CLASS: Label = Label { name: "path_class", words: words!(PathClass) }
 const EVIDENCE: Label = Label { name: "evidence", words: words!(Evidence, "unknown") };
 const INTERFACE: Label = Label { name: "interface", words: &[] };
 const HOOK: Label = Label { name: "hook", words: words!(Hook) };
+const OBJECT: Label = Label { name: "object", words: words!(Object) };
 const PROGRAM: Label = Label { name: "program", words: &[] };
 
 macro_rules! definitions {
@@ -234,6 +236,15 @@ definitions! {
         "Lines that were written for readers of /events, each once however many readers took it.";
     EVENT_LINES_LOST = Counter(present) "api_exposure_event_lines_lost_total" []
         "Lines that readers of /events did not get because they read too slowly, summed over the readers.";
+
+    DISCOVERY_SYNCED = Gauge(present) "api_exposure_discovery_synced" [OBJECT]
+        "1 where the Kubernetes API is followed for this object of the cluster: all that there is was listed, and changes come. 0 where it is not, or not now: then what was known last is kept, and without any the flags alone say what the cluster is.";
+    DISCOVERY_OBJECTS = Gauge(present) "api_exposure_discovery_objects" [OBJECT]
+        "Objects of the cluster that are known from the Kubernetes API.";
+    DISCOVERY_ERRORS = Counter(present) "api_exposure_discovery_errors_total" [OBJECT, Label { name: "reason", words: words!(Reason) }]
+        "Attempts to follow an object of the cluster by the Kubernetes API that failed, by reason; they are repeated after a while. That the API has no ServiceCIDRs (before Kubernetes 1.33), or does not let them be read, is no error.";
+    DISCOVERY_LAST_CHANGE = Gauge(present) "api_exposure_discovery_last_change_timestamp_seconds" []
+        "When the Kubernetes API last said something new of the cluster, in seconds since 1970 in UTC; 0: never.";
 
     BUILD_INFO = Gauge "api_exposure_build_info" [Label { name: "version", words: &[] }, Label { name: "revision", words: &[] }]
         "1; version and source revision of this program.";

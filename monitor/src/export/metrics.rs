@@ -3,6 +3,7 @@
 //! What the metrics are is in [`definitions`](super::definitions).
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use monitor_common::{Hook, LossReason};
 use prometheus::{Registry, TextEncoder};
@@ -15,6 +16,7 @@ use super::{FirstRequestFacts, first_request};
 use crate::attach::{AttachMode, NotAttached};
 use crate::classify::{Connection, ExposureKind, RequestMeaning};
 use crate::discover::CandidateOutcome;
+use crate::discovery::{Object, Reason};
 use crate::inspect::{Credential, Evidence, Request, Unclassified};
 use crate::pipeline::Event;
 use crate::reassemble::{Counts, GapReason};
@@ -52,6 +54,11 @@ pub struct Metrics {
     not_attached: OpenFamily,
     behind_others: OpenFamily,
     detection_tier: OpenFamily,
+
+    discovery_synced: Family<1>,
+    discovery_objects: Family<1>,
+    discovery_errors: Family<2>,
+    discovery_last_change: Family<0>,
 
     event_readers: Family<0>,
     event_readers_refused: Family<0>,
@@ -108,6 +115,10 @@ impl Metrics {
             not_attached: register_open(&registry, &definitions::NOT_ATTACHED)?,
             behind_others: register_open(&registry, &definitions::BEHIND_OTHERS)?,
             detection_tier: register_open(&registry, &definitions::DETECTION_TIER)?,
+            discovery_synced: register(&registry, &definitions::DISCOVERY_SYNCED)?,
+            discovery_objects: register(&registry, &definitions::DISCOVERY_OBJECTS)?,
+            discovery_errors: register(&registry, &definitions::DISCOVERY_ERRORS)?,
+            discovery_last_change: register(&registry, &definitions::DISCOVERY_LAST_CHANGE)?,
             event_readers: register(&registry, &definitions::EVENT_READERS)?,
             event_readers_refused: register(&registry, &definitions::EVENT_READERS_REFUSED)?,
             event_lines: register(&registry, &definitions::EVENT_LINES)?,
@@ -327,6 +338,23 @@ impl Metrics {
         self.detection_tier.remove(|words| is(words, 0, tier.label()));
         let works = if reason == TierReason::Working { 1.0 } else { 0.0 };
         self.detection_tier.set(&[tier.label(), reason.label()], works);
+    }
+
+    /// Whether the Kubernetes API is followed for this object.
+    pub fn discovery_synced(&self, object: Object, synced: bool) {
+        self.discovery_synced.set([object as usize], synced.into());
+    }
+
+    /// The Kubernetes API said something new: so many of this object are known now.
+    pub fn discovery_changed(&self, object: Object, objects: usize) {
+        self.discovery_objects.set([object as usize], objects as u64);
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        self.discovery_last_change.set([], now.as_secs());
+    }
+
+    /// An attempt to follow this object failed.
+    pub fn discovery_failed(&self, object: Object, reason: Reason) {
+        self.discovery_errors.increment([object as usize, reason as usize]);
     }
 
     /// How many read the events now.
