@@ -3,7 +3,9 @@
 //! The way of a packet in user space: receive, reassemble, inspect, classify, export. Only [`pipeline`] names all
 //! stages; a stage imports the type of the stage before it and `monitor-common`, nothing after it.
 
+pub mod anonymous;
 pub mod attach;
+pub mod audit;
 pub mod classify;
 pub mod commands;
 pub mod config;

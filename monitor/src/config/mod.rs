@@ -12,7 +12,7 @@ mod value;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use ipnet::IpNet;
@@ -22,7 +22,10 @@ pub use documentation::documentation;
 pub use error::{ConfigError, Place};
 pub use flags::SettingsArgs;
 pub(crate) use value::canonical;
-use value::{Address, AddressAndPort, HostName, InterfacePattern, Kind, List, Maybe, One, Port, Prefix, Setting, Word};
+use value::{
+    AbsolutePath, Address, AddressAndPort, HostName, InterfacePattern, Kind, List, Maybe, One, Port, Prefix, Setting,
+    Word,
+};
 
 /// What environment variables begin with.
 const PREFIX: &str = "API_EXPOSURE_";
@@ -87,6 +90,12 @@ settings! {
     xdp_generic: bool, One<bool> = "false", "true|false";
     /// Whether TC attaches by tcx where the kernel has it (6.6 and later); otherwise by a clsact qdisc.
     tcx: bool, One<bool> = "true", "true|false";
+    /// The API server's audit log, the file of its `--audit-log-path` in JSON: it is followed for requests without a
+    /// credential, those refused with 401, and nodes' writes that NodeRestriction refused.
+    audit_log: Option<PathBuf>, Maybe<AbsolutePath> = "", "PATH";
+    /// File in which the position in the audit log is kept over restarts. Without it, and the first time, the log is
+    /// followed from its end.
+    audit_state: Option<PathBuf>, Maybe<AbsolutePath> = "", "PATH";
     /// How results are printed; each command has its own formats and default.
     output: Option<Output>, Maybe<Word<Output>> = "", "FORMAT";
 }

@@ -2,6 +2,7 @@
 
 use std::marker::PhantomData;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 
 use ipnet::{IpNet, Ipv4Net};
 
@@ -210,6 +211,22 @@ impl Item for AddressAndPort {
 
     fn parse(word: &str) -> Option<SocketAddr> {
         word.parse().ok().filter(|address: &SocketAddr| address.port() != 0)
+    }
+}
+
+/// The absolute path of a file.
+pub struct AbsolutePath;
+
+impl Item for AbsolutePath {
+    type Value = PathBuf;
+
+    fn expected() -> String {
+        "the absolute path of a file, such as /var/log/kubernetes/audit.log".into()
+    }
+
+    fn parse(word: &str) -> Option<PathBuf> {
+        let path = PathBuf::from(word);
+        (path.is_absolute() && path.file_name().is_some()).then_some(path)
     }
 }
 

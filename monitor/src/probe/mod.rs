@@ -21,7 +21,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
-use monitor_common::LossReason;
+use monitor_common::{LossReason, closed_set};
 
 use attach::{Attached, Way};
 use authenticator::Authenticator;
@@ -44,6 +44,20 @@ const LOOK: u64 = 1_000_000_000;
 
 /// Processes that may be seen before they are found, until those seen earlier are forgotten.
 const ADOPTED: usize = 256;
+
+closed_set! {
+    /// Why a request that the probe saw was lost, or not wholly read.
+    ProbeLoss {
+        /// The ring buffer was full.
+        RingFull = "ring_full",
+        /// Something of the request could not be read in the API server's memory; it counts with what could be.
+        Unreadable = "unreadable",
+        /// The pipeline did not keep up.
+        QueueFull = "queue_full",
+        /// The kernel side sent what is none of its records: a defect of this program.
+        Malformed = "malformed",
+    }
+}
 
 /// Where and how to probe.
 #[derive(Clone, Debug)]

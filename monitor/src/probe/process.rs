@@ -5,28 +5,21 @@ use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use monitor_common::closed_set;
+
 /// Bytes of a command line that are looked at; an API server's has 2 to 4 kB.
 const COMMAND_LINE: u64 = 64 << 10;
 
 /// API servers of one node that are followed at the most.
 const SERVERS: usize = 32;
 
-/// What runs the API server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Component {
-    /// kube-apiserver itself.
-    ApiServer,
-    /// A program that holds it among others: k3s, RKE2, MicroK8s.
-    Embedded,
-}
-
-impl Component {
-    /// The word used in metrics and JSON.
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::ApiServer => "kube-apiserver",
-            Self::Embedded => "embedded",
-        }
+closed_set! {
+    /// What runs the API server.
+    Component {
+        /// kube-apiserver itself.
+        ApiServer = "kube_apiserver",
+        /// A program that holds it among others: k3s, RKE2, MicroK8s.
+        Embedded = "embedded",
     }
 }
 

@@ -17,6 +17,8 @@ pub enum Group {
     Bench,
     /// The virtual machines with other kernels.
     Vm,
+    /// Real API servers: Go that builds them, etcd, and clients.
+    Kubernetes,
     /// What dashboards are checked with, and drawn with.
     Dashboards,
 }
@@ -34,6 +36,7 @@ impl Group {
             Self::Ci => "ci",
             Self::Bench => "bench",
             Self::Vm => "vm",
+            Self::Kubernetes => "kubernetes",
             Self::Dashboards => "dashboards",
         }
     }
@@ -86,6 +89,11 @@ pub const NEEDS: &[Need] = &[
     Need { group: Group::Vm, program: "dpkg-deb", from: From::Package("dpkg") },
     Need { group: Group::Vm, program: "xz", from: From::Package("xz-utils") },
     Need { group: Group::Vm, program: "zstd", from: From::Package("zstd") },
+    Need { group: Group::Kubernetes, program: "go", from: From::Backports("golang-go") },
+    Need { group: Group::Kubernetes, program: "etcd", from: From::Package("etcd-server") },
+    Need { group: Group::Kubernetes, program: "python3", from: From::Package("python3") },
+    Need { group: Group::Kubernetes, program: "node", from: From::Package("nodejs") },
+    Need { group: Group::Kubernetes, program: "java", from: From::Package("openjdk-17-jdk-headless") },
     Need { group: Group::Dashboards, program: "python3", from: From::Package("python3-venv") },
     Need { group: Group::Dashboards, program: "npm", from: From::Package("npm") },
     Need { group: Group::Dashboards, program: "chromium", from: From::Package("chromium") },
