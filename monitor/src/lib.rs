@@ -10,6 +10,7 @@ pub mod classify;
 pub mod commands;
 pub mod config;
 pub mod discover;
+pub mod discovery;
 pub mod export;
 mod flow_table;
 pub mod inspect;
