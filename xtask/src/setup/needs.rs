@@ -94,6 +94,7 @@ pub const NEEDS: &[Need] = &[
     Need { group: Group::Vm, program: "zstd", from: From::Package("zstd") },
     Need { group: Group::Kubernetes, program: "go", from: From::Backports("golang-go") },
     Need { group: Group::Kubernetes, program: "etcd", from: From::Package("etcd-server") },
+    Need { group: Group::Kubernetes, program: "iptables", from: From::Package("iptables") },
     Need { group: Group::Kubernetes, program: "python3", from: From::Package("python3") },
     Need { group: Group::Kubernetes, program: "node", from: From::Package("nodejs") },
     Need { group: Group::Kubernetes, program: "java", from: From::Package("openjdk-17-jdk-headless") },
