@@ -21,6 +21,8 @@ pub enum Group {
     Kubernetes,
     /// What dashboards are checked with, and drawn with.
     Dashboards,
+    /// A real cluster: containers, their network, and Prometheus with its Alertmanager.
+    Cluster,
 }
 
 impl Group {
@@ -37,6 +39,7 @@ impl Group {
             Self::Bench => "bench",
             Self::Vm => "vm",
             Self::Kubernetes => "kubernetes",
+            Self::Cluster => "cluster",
             Self::Dashboards => "dashboards",
         }
     }
@@ -98,4 +101,11 @@ pub const NEEDS: &[Need] = &[
     Need { group: Group::Dashboards, program: "python3", from: From::Package("python3-venv") },
     Need { group: Group::Dashboards, program: "npm", from: From::Package("npm") },
     Need { group: Group::Dashboards, program: "chromium", from: From::Package("chromium") },
+    Need { group: Group::Cluster, program: "containerd", from: From::Package("containerd") },
+    Need { group: Group::Cluster, program: "runc", from: From::Package("runc") },
+    // Plugins are called by containerd and lie where nobody's PATH leads.
+    Need { group: Group::Cluster, program: "/usr/lib/cni/ptp", from: From::Package("containernetworking-plugins") },
+    Need { group: Group::Cluster, program: "iptables", from: From::Package("iptables") },
+    Need { group: Group::Cluster, program: "bpftool", from: From::Package("bpftool") },
+    Need { group: Group::Cluster, program: "prometheus-alertmanager", from: From::Package("prometheus-alertmanager") },
 ];
