@@ -11,6 +11,7 @@ use monitor_common::{Asked, Decision, FlowKey, RecordFlags, RecordHeader, Role, 
 
 use crate::anonymous::{Anonymous, AnonymousRequest, Told};
 use crate::classify::{Classifier, Connection, Destination, ExposureKind, Outcome, PathClass, RequestMeaning, Source};
+use crate::configuration::Finding;
 use crate::discover::{CandidateOutcome, Discovery, Forget, News, OtherReply, PortState, Standing};
 use crate::export::metrics::Metrics;
 use crate::flow_table::{FlowTable, Place};
@@ -32,6 +33,8 @@ pub enum Event<'a> {
     Port(PortChange),
     /// A request without a credential of which the API server itself told: by the probe or its audit log.
     Anonymous(&'a AnonymousRequest),
+    /// Something about the API server's configuration, when it is found and when it is no longer so.
+    Finding(&'a Finding),
 }
 
 /// What changed about a port that nobody named.

@@ -3,8 +3,14 @@
 use std::collections::HashMap;
 
 /// Flags that take no value of their own: `--flag` alone says true (pflag's `NoOptDefVal` of a bool).
-const SWITCHES: [&str; 6] =
-    ["anonymous-auth", "profiling", "allow-privileged", "enable-bootstrap-token-auth", "contention-profiling", "version"];
+const SWITCHES: [&str; 6] = [
+    "anonymous-auth",
+    "profiling",
+    "allow-privileged",
+    "enable-bootstrap-token-auth",
+    "contention-profiling",
+    "version",
+];
 
 /// Flags whose values add up when they are given several times (pflag's string slices); of others the last counts.
 const LISTS: [&str; 4] =

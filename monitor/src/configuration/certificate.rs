@@ -98,13 +98,30 @@ mod tests {
     #[test]
     fn what_is_public() {
         let certificate = Certificate {
-            names: ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local",
-                "cp-1", "cp-1.internal", "kubernetes.default.svc.k8s.example.com", "api.example.com"]
+            names: [
+                "kubernetes",
+                "kubernetes.default",
+                "kubernetes.default.svc",
+                "kubernetes.default.svc.cluster.local",
+                "cp-1",
+                "cp-1.internal",
+                "kubernetes.default.svc.k8s.example.com",
+                "api.example.com",
+            ]
             .map(str::to_owned)
             .into(),
-            addresses: ["10.96.0.1", "192.168.1.5", "100.64.3.4", "127.0.0.1", "::1", "fd00::1", "203.0.113.9", "2001:db8::1"]
-                .map(|ip| ip.parse().expect("an address"))
-                .into(),
+            addresses: [
+                "10.96.0.1",
+                "192.168.1.5",
+                "100.64.3.4",
+                "127.0.0.1",
+                "::1",
+                "fd00::1",
+                "203.0.113.9",
+                "2001:db8::1",
+            ]
+            .map(|ip| ip.parse().expect("an address"))
+            .into(),
             issuer: "kubernetes".to_owned(),
             ends: SystemTime::UNIX_EPOCH,
         };

@@ -111,7 +111,9 @@ impl FindingKind {
             Self::KubernetesServiceNodePort => {
                 "--kubernetes-service-node-port=0, and the Service default/kubernetes back to ClusterIP"
             }
-            Self::TokenAuthFile => "no --token-auth-file: certificates or OpenID Connect for people, ServiceAccounts for programs",
+            Self::TokenAuthFile => {
+                "no --token-auth-file: certificates or OpenID Connect for people, ServiceAccounts for programs"
+            }
             Self::ProfilingEnabled => "--profiling=false",
             Self::CertificatePublicName => {
                 "names and addresses of the inside alone in the certificate (kubeadm: apiServer.certSANs), and clients \

@@ -100,7 +100,9 @@ pub fn judge(server: &Server, now: SystemTime) -> Vec<Finding> {
 /// (`ApplyAuthorization` there).
 pub fn anonymous(server: &Server) -> (AnonymousMode, String) {
     match &server.authentication {
-        Named::Read(Anonymous::Off, path) => return (AnonymousMode::Off, format!("{path} says anonymous enabled: false")),
+        Named::Read(Anonymous::Off, path) => {
+            return (AnonymousMode::Off, format!("{path} says anonymous enabled: false"));
+        }
         Named::Read(Anonymous::Everywhere, path) => {
             return (AnonymousMode::All, format!("{path} says anonymous enabled: true, without conditions"));
         }
@@ -112,14 +114,19 @@ pub fn anonymous(server: &Server) -> (AnonymousMode, String) {
         }
         Named::No | Named::Unreadable | Named::Read(Anonymous::NotSaid, _) => {}
     }
+    if server.arguments.switch("anonymous-auth") != Some(false) && always_allow(server).is_some() {
+        return (
+            AnonymousMode::Off,
+            "switched off by authorization AlwaysAllow, whatever --anonymous-auth says".to_owned(),
+        );
+    }
     match (server.arguments.switch("anonymous-auth"), server.arguments.get("anonymous-auth")) {
         (Some(false), _) => (AnonymousMode::Off, "flag --anonymous-auth=false".to_owned()),
         (Some(true), _) => (AnonymousMode::All, "flag --anonymous-auth=true".to_owned()),
         (None, Some(_)) => (AnonymousMode::Unknown, "flag --anonymous-auth says neither true nor false".to_owned()),
-        (None, None) if always_allow(server).is_some() => {
-            (AnonymousMode::Off, "flag --anonymous-auth absent, and switched off by authorization AlwaysAllow".to_owned())
+        (None, None) => {
+            (AnonymousMode::All, format!("flag --anonymous-auth absent; default of {} is true", of(server)))
         }
-        (None, None) => (AnonymousMode::All, format!("flag --anonymous-auth absent; default of {} is true", of(server))),
     }
 }
 
@@ -187,11 +194,15 @@ fn node_restriction(server: &Server, _: SystemTime) -> Verdict {
     let on = arguments.list("enable-admission-plugins").or_else(|| arguments.list("admission-control"));
     let off = arguments.list("disable-admission-plugins").unwrap_or_default();
     match on {
-        _ if off.contains(&"NodeRestriction") => Found("flag --disable-admission-plugins names NodeRestriction".to_owned()),
+        _ if off.contains(&"NodeRestriction") => {
+            Found("flag --disable-admission-plugins names NodeRestriction".to_owned())
+        }
         Some(plugins) if plugins.contains(&"NodeRestriction") => {
             Fine(format!("flag --enable-admission-plugins={}", plugins.join(",")))
         }
-        Some(plugins) => Found(format!("flag --enable-admission-plugins={} without NodeRestriction", plugins.join(","))),
+        Some(plugins) => {
+            Found(format!("flag --enable-admission-plugins={} without NodeRestriction", plugins.join(",")))
+        }
         None => Found(format!(
             "flag --enable-admission-plugins absent; NodeRestriction is none of the defaults of {}",
             of(server)

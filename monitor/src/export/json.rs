@@ -4,6 +4,7 @@
 //! changed. No query, token or body is ever in a line: the stages before do not keep them.
 
 use std::net::IpAddr;
+use std::time::SystemTime;
 
 use monitor_common::Role;
 use serde::{Serialize, Serializer};
@@ -12,6 +13,7 @@ use super::time::Timestamp;
 use super::{FirstRequestFacts, alpn_evidence, first_request};
 use crate::anonymous::AnonymousRequest;
 use crate::classify::{Connection, ExposureKind, RequestMeaning};
+use crate::configuration::Finding;
 use crate::inspect::{Credential, Evidence, Request, TlsObservation};
 use crate::pipeline::{Event, PortChange};
 
@@ -42,6 +44,12 @@ pub fn write_event(lines: &mut Vec<u8>, event: &Event<'_>) -> serde_json::Result
             lines.push(b'\n');
             Ok(())
         }
+        Event::Finding(finding) => {
+            let line = FindingLine { r#type: "finding", time: Timestamp(SystemTime::now()), finding };
+            serde_json::to_writer(&mut *lines, &line)?;
+            lines.push(b'\n');
+            Ok(())
+        }
         Event::Port(PortChange { time, port, state }) => {
             let line = PortLine {
                 r#type: "port",
@@ -55,6 +63,15 @@ pub fn write_event(lines: &mut Vec<u8>, event: &Event<'_>) -> serde_json::Result
             Ok(())
         }
     }
+}
+
+/// A finding about the API server's configuration.
+#[derive(Serialize)]
+struct FindingLine<'a> {
+    r#type: &'static str,
+    time: Timestamp,
+    #[serde(flatten)]
+    finding: &'a Finding,
 }
 
 /// Appends the connection's line, its newline included.

@@ -2,6 +2,8 @@
 //!
 //! What the metrics are is in [`definitions`](super::definitions).
 
+mod configuration;
+
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -68,6 +70,12 @@ pub struct Metrics {
     not_attached: OpenFamily,
     behind_others: OpenFamily,
     detection_tier: OpenFamily,
+
+    configuration_finding: OpenFamily,
+    configuration_unreadable: OpenFamily,
+    configuration_checked: OpenFamily,
+    anonymous_auth_mode: OpenFamily,
+    serving_certificate_expiry: OpenFamily,
 
     probe_attached: Family<1>,
     probe_not_attached: Family<1>,
@@ -142,6 +150,11 @@ impl Metrics {
             not_attached: register_open(&registry, &definitions::NOT_ATTACHED)?,
             behind_others: register_open(&registry, &definitions::BEHIND_OTHERS)?,
             detection_tier: register_open(&registry, &definitions::DETECTION_TIER)?,
+            configuration_finding: register_open(&registry, &definitions::CONFIGURATION_FINDING)?,
+            configuration_unreadable: register_open(&registry, &definitions::CONFIGURATION_UNREADABLE)?,
+            configuration_checked: register_open(&registry, &definitions::CONFIGURATION_CHECKED)?,
+            anonymous_auth_mode: register_open(&registry, &definitions::ANONYMOUS_AUTH_MODE)?,
+            serving_certificate_expiry: register_open(&registry, &definitions::SERVING_CERTIFICATE_EXPIRY)?,
             probe_attached: register(&registry, &definitions::PROBE_ATTACHED)?,
             probe_not_attached: register(&registry, &definitions::PROBE_NOT_ATTACHED)?,
             probe_hits: register(&registry, &definitions::PROBE_HITS)?,
@@ -203,7 +216,7 @@ impl Metrics {
             Event::Request(connection, index) => self.request(connection, index),
             Event::Exposure(connection, kind) => self.exposure(connection, kind),
             // The pipeline counts ports itself: what became of most is no event.
-            Event::Port(_) => {}
+            Event::Port(_) | Event::Finding(_) => {}
             Event::Anonymous(request) => self.anonymous_request(request),
         }
     }
