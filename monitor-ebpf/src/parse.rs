@@ -100,6 +100,11 @@ pub struct TcpHeader {
 #[inline(always)]
 pub fn parse_ethernet<F: Frame + ?Sized>(frame: &F) -> Result<Segment, Skip> {
     let kind = u16::from_be_bytes(frame.load::<2>(ETHERNET - 2).ok_or(Skip::Truncated)?);
+    parse_behind_ethernet(frame, kind)
+}
+
+#[inline(always)]
+fn parse_behind_ethernet<F: Frame + ?Sized>(frame: &F, kind: u16) -> Result<Segment, Skip> {
     // By itself although it is a case of what follows: most frames go this way, and here all offsets are constants.
     if kind == ether_type::IPV4 {
         return parse_ipv4(frame, ETHERNET);
@@ -116,9 +121,11 @@ pub fn parse_ethernet<F: Frame + ?Sized>(frame: &F) -> Result<Segment, Skip> {
 #[inline(always)]
 pub fn parse_received<F: Frame + ?Sized>(frame: &F, protocol: u16) -> Result<Segment, Skip> {
     let kind = u16::from_be_bytes(frame.load::<2>(ETHERNET - 2).ok_or(Skip::Truncated)?);
+    if kind == protocol {
+        return parse_behind_ethernet(frame, kind);
+    }
     let [first, _] = frame.load::<2>(0).ok_or(Skip::Truncated)?;
-    let begins_with_ip = matches!((protocol, first >> 4), (ether_type::IPV4, 4) | (ether_type::IPV6, 6));
-    let missing = kind != protocol && begins_with_ip;
+    let missing = matches!((protocol, first >> 4), (ether_type::IPV4, 4) | (ether_type::IPV6, 6));
     let (offset, kind) = if missing { (0, protocol) } else { (ETHERNET, kind) };
     parse_network(frame, frame.forget_range(offset), kind)
 }

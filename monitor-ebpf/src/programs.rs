@@ -16,7 +16,7 @@ use monitor_common::{
 use monitor_ebpf::{
     bounds::{FURTHEST_HEADER, Frame},
     parse::{Segment, parse_ethernet, parse_network, parse_received},
-    select::{Watched, select},
+    select::{Watched, locate, read_headers, select},
     tables::{Located, Tables},
     track::track,
 };
@@ -32,42 +32,49 @@ const NEXT: i32 = -1;
 
 /// XDP, also for packets in several buffers (kernel 5.18 and later).
 #[xdp(frags)]
+#[inline(always)]
 pub fn api_exposure_xdp(context: XdpContext) -> u32 {
     xdp(&context)
 }
 
 /// XDP for kernels and drivers that know no packets in several buffers.
 #[xdp]
+#[inline(always)]
 pub fn api_exposure_xdp_linear(context: XdpContext) -> u32 {
     xdp(&context)
 }
 
 /// TC ingress where XDP counts.
 #[classifier]
+#[inline(always)]
 pub fn api_exposure_ingress(context: TcContext) -> i32 {
     tc::<Ingress>(&context)
 }
 
 /// TC ingress where nothing else counts.
 #[classifier]
+#[inline(always)]
 pub fn api_exposure_ingress_count(context: TcContext) -> i32 {
     tc::<IngressCounted>(&context)
 }
 
 /// TC egress.
 #[classifier]
+#[inline(always)]
 pub fn api_exposure_egress(context: TcContext) -> i32 {
     tc::<Egress>(&context)
 }
 
 /// TC ingress on an interface without Ethernet header (tun, ipip, WireGuard).
 #[classifier]
+#[inline(always)]
 pub fn api_exposure_ingress_ip(context: TcContext) -> i32 {
     tc::<IngressIp>(&context)
 }
 
 /// TC egress on an interface without Ethernet header.
 #[classifier]
+#[inline(always)]
 pub fn api_exposure_egress_ip(context: TcContext) -> i32 {
     tc::<EgressIp>(&context)
 }
@@ -137,7 +144,11 @@ fn read<P: Place>(skb: *mut __sk_buff) -> Result<(), Skip> {
     // SAFETY: no other program uses this CPU's scratch space while this one runs: TC programs run with bottom halves
     // disabled and do not nest. Each field of it is borrowed once: these two here, `state` in `Maps::begin`.
     let (key, record) = unsafe { (&mut (*scratch).key, &mut (*scratch).record) };
-    let watched = select(&frame, &segment, &mut Maps::<true>, key)?;
+    let located = locate(&frame, &segment, &mut Maps::<true>, key)?;
+    // Packet pointers are read anew: the verifier tells apart for how many bytes the old ones were compared on each way
+    // to here, and would follow all that comes for each way.
+    let frame = Buffer::of(skb);
+    let watched = read_headers(&frame, &located, key)?;
     if P::COUNTS && P::EGRESS == (watched.side == monitor_common::Side::Server) {
         count_packet(&watched);
     }
@@ -376,8 +387,11 @@ struct Buffer {
 impl Buffer {
     #[inline(always)]
     fn of(skb: *mut __sk_buff) -> Self {
-        // SAFETY: reading a field of the context is always allowed.
-        let linear = unsafe { Linear { data: (*skb).data as usize, data_end: (*skb).data_end as usize } };
+        // SAFETY: reading a field of the context is always allowed. Volatile, so that it is read each time.
+        let linear = unsafe {
+            let (data, data_end) = (&raw const (*skb).data, &raw const (*skb).data_end);
+            Linear { data: data.read_volatile() as usize, data_end: data_end.read_volatile() as usize }
+        };
         Self { skb, linear }
     }
 }

@@ -24,14 +24,10 @@ pub struct Watched<'key> {
     pub wire_length: usize,
 }
 
-/// Takes a segment when one of its ports is watched. Where both are, the server is the side that is this node, so that a
-/// client cannot choose a port that has it taken for the server; where both or neither are, it is the side with the lower
-/// port. So both directions agree without having seen how the connection began. Where none is, the segment may be the one by which
-/// its destination is discovered ([`discover`]). `key` is room for the connection's key, the
-/// caller's because the kernel's stack of 512 bytes has none to spare.
+/// Takes a segment when one of its ports is watched: [`locate`], then [`read_headers`].
 ///
 /// # Errors
-/// Neither port is watched, or the rest of its headers cannot be read.
+/// As they have.
 #[inline(always)]
 pub fn select<'key, F: Frame + ?Sized, T: Tables>(
     frame: &F,
@@ -39,6 +35,25 @@ pub fn select<'key, F: Frame + ?Sized, T: Tables>(
     tables: &mut T,
     key: &'key mut FlowKey,
 ) -> Result<Watched<'key>, Skip> {
+    let located = locate(frame, segment, tables, key)?;
+    read_headers(frame, &located, key)
+}
+
+/// Says who speaks to whom when one of the ports is watched. Where both are, the server is the side that is this node, so
+/// that a client cannot choose a port that has it taken for the server; where both or neither are, it is the side with
+/// the lower port. So both directions agree without having seen how the connection began. Where none is, the segment may
+/// be the one by which its destination is discovered ([`discover`]). `room` is for the addresses, the caller's because
+/// the kernel's stack of 512 bytes has none to spare.
+///
+/// # Errors
+/// Neither port is watched, or the addresses cannot be read.
+#[inline(always)]
+pub fn locate<F: Frame + ?Sized, T: Tables>(
+    frame: &F,
+    segment: &Segment,
+    tables: &mut T,
+    room: &mut FlowKey,
+) -> Result<Located, Skip> {
     let (source, destination) = (tables.role(segment.source_port), tables.role(segment.destination_port));
     let mut candidate = 0;
     let (side, role) = match (source, destination) {
@@ -50,9 +65,9 @@ pub fn select<'key, F: Frame + ?Sized, T: Tables>(
         (Some(role), None) => (Side::Server, role),
         (None, Some(role)) => (Side::Client, role),
         (Some(source_role), Some(destination_role)) => {
-            segment.addresses(frame, &mut key.client, &mut key.server)?;
-            let source_is_own = is_own(tables.source(&key.client));
-            let destination_is_own = is_own(tables.source(&key.server));
+            segment.addresses(frame, &mut room.client, &mut room.server)?;
+            let source_is_own = is_own(tables.source(&room.client));
+            let destination_is_own = is_own(tables.source(&room.server));
             let lower = segment.source_port < segment.destination_port;
             if source_is_own && !destination_is_own || lower && source_is_own == destination_is_own {
                 (Side::Server, source_role)
@@ -61,7 +76,19 @@ pub fn select<'key, F: Frame + ?Sized, T: Tables>(
             }
         }
     };
-    let located = tables.settle(Located { segment: *segment, side: side as u8, role: role as u8, candidate });
+    Ok(tables.settle(Located { segment: *segment, side: side as u8, role: role as u8, candidate }))
+}
+
+/// Reads the rest of a watched segment's headers. `key` is room for the connection's key.
+///
+/// # Errors
+/// They cannot be read.
+#[inline(always)]
+pub fn read_headers<'key, F: Frame + ?Sized>(
+    frame: &F,
+    located: &Located,
+    key: &'key mut FlowKey,
+) -> Result<Watched<'key>, Skip> {
     let (Some(side), Some(role)) = (Side::from_value(located.side), Role::from_value(located.role)) else {
         return Err(Skip::NotWatched);
     };

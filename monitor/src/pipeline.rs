@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use monitor_common::{Asked, Decision, FlowKey, RecordFlags, RecordHeader, Role, Side, SourceClass, limits};
 
+use crate::anonymous::{Anonymous, AnonymousRequest, Told};
 use crate::classify::{Classifier, Connection, Destination, ExposureKind, Outcome, PathClass, RequestMeaning, Source};
 use crate::discover::{CandidateOutcome, Discovery, Forget, News, OtherReply, PortState, Standing};
 use crate::export::metrics::Metrics;
@@ -16,6 +17,7 @@ use crate::flow_table::{FlowTable, Place};
 use crate::inspect::{FirstRequest, Inspector, Observation, Protocol};
 use crate::reassemble::{Chunk, Counts, Streams};
 use crate::receive::Record;
+use crate::watch::Watch;
 
 /// What the pipeline says as it happens.
 #[derive(Clone, Copy, Debug)]
@@ -28,6 +30,8 @@ pub enum Event<'a> {
     Exposure(&'a Connection, ExposureKind),
     /// A port that nobody named was found to speak the Kubernetes API in the clear, or has not done so for long.
     Port(PortChange),
+    /// A request without a credential of which the API server itself told: by the probe or its audit log.
+    Anonymous(&'a AnonymousRequest),
 }
 
 /// What changed about a port that nobody named.
@@ -62,6 +66,9 @@ pub struct Pipeline {
     memory: memory::Memory,
     classifier: Classifier,
     discovery: Discovery,
+    /// Connections of which exact evidence may come; `None` where none is looked for.
+    anonymous: Option<Anonymous>,
+    watch: Arc<Watch>,
     metrics: Arc<Metrics>,
     interface_names: InterfaceNames,
     /// Added to a record's time to make it one since 1970.
@@ -124,6 +131,8 @@ impl Pipeline {
             memory: memory::Memory::default(),
             classifier,
             discovery: Discovery::default(),
+            anonymous: None,
+            watch: Arc::default(),
             metrics,
             interface_names,
             clock_offset,
@@ -136,6 +145,36 @@ impl Pipeline {
     /// What is added to a record's time from now on: the wall clock was set, or the machine slept.
     pub fn set_clock_offset(&mut self, clock_offset: Duration) {
         self.clock_offset = clock_offset;
+    }
+
+    /// What is watched from now on: it says where addresses belong of which no packet was seen.
+    pub fn set_watch(&mut self, watch: Arc<Watch>) {
+        self.watch = watch;
+    }
+
+    /// From now on connections are remembered for evidence that may come of them.
+    pub fn expect_evidence(&mut self) {
+        self.anonymous.get_or_insert_default();
+    }
+
+    /// Takes what the API server itself told. Call it once that all records of before are taken, so that a request's
+    /// connection is known.
+    pub fn told(&mut self, told: Told, output: &mut impl FnMut(Event<'_>)) {
+        let anonymous = self.anonymous.get_or_insert_default();
+        match told {
+            Told::Request(request) => {
+                let joined = anonymous.join(request, &self.watch);
+                self.metrics.anonymous_request(&joined);
+                output(Event::Anonymous(&joined));
+            }
+            Told::ProbeComplete(since) => anonymous.set_probe_complete(since),
+            Told::SendsGoaway(port) => self.classifier.learn_goaway(self.watch.own_addresses(), port),
+        }
+    }
+
+    /// Whether a server is known to send GOAWAY, so that requests that were accepted are told too.
+    pub fn knows_goaway(&self) -> bool {
+        self.classifier.knows_goaway()
     }
 
     /// Connections that are being read.
@@ -165,7 +204,7 @@ impl Pipeline {
         };
         self.metrics.record(record.bytes.len());
         let place = self.admit(record, output)?;
-        let Self { flows, classifier, discovery, metrics, resets, .. } = self;
+        let Self { flows, classifier, discovery, metrics, resets, anonymous, .. } = self;
         let Flow { state: State::Live(live), .. } = flows.at(place)? else {
             return None;
         };
@@ -194,7 +233,13 @@ impl Pipeline {
         }
         let ended = live.streams.ended();
         if (delivered || ended) && live.is_told(discovery) {
+            let exposures = live.connection.exposures.len();
             live.classify(classifier, metrics, ended, output);
+            if let (Some(anonymous), Some(new)) = (anonymous, live.connection.exposures.get(exposures..))
+                && new.contains(&ExposureKind::AnonymousRequest)
+            {
+                anonymous.exposed(&live.connection);
+            }
         }
         let feedback =
             (wanted != live.decision).then_some(Feedback { key: header.key, born: header.born, decision: wanted });
@@ -245,6 +290,11 @@ impl Pipeline {
             self.metrics.malformed();
             return None;
         };
+        if let Some(anonymous) = &mut self.anonymous
+            && live.told
+        {
+            anonymous.began(&live.connection);
+        }
         let flow = Flow { born: header.born, state: State::Live(Box::new(live)) };
         self.live += 1;
         let place = match known {
@@ -274,7 +324,7 @@ impl Pipeline {
         let address = |bytes: [u8; 16]| std::net::Ipv6Addr::from(bytes).to_canonical();
         Some(Live {
             connection: Connection {
-                time: SystemTime::UNIX_EPOCH + self.clock_offset + Duration::from_nanos(header.time),
+                time: self.wall_clock(header.time),
                 interface: (self.interface_names)(header.interface()),
                 source: Source { ip: address(header.key.client), port: header.key.client_port, class },
                 destination: Destination { ip: address(header.key.server), port: header.key.server_port, role },
@@ -310,7 +360,7 @@ impl Pipeline {
                 self.metrics.set_flows(self.live);
             }
         }
-        let time = SystemTime::UNIX_EPOCH + self.clock_offset + Duration::from_nanos(now);
+        let time = self.wall_clock(now);
         for news in self.discovery.take_news() {
             let (port, state) = match news {
                 News::Decided(port, outcome) => {
@@ -349,7 +399,18 @@ impl Pipeline {
             self.live -= 1;
             self.memory.free(&live.weight);
             self.metrics.set_flows(self.live);
+            let last_heard = self.wall_clock(live.last_heard);
+            if let Some(anonymous) = &mut self.anonymous
+                && live.told
+            {
+                anonymous.judged(&live.connection, last_heard, &self.watch);
+            }
         }
+    }
+
+    /// A record's time as one since 1970.
+    fn wall_clock(&self, time: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + self.clock_offset + Duration::from_nanos(time)
     }
 }
 

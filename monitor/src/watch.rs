@@ -122,6 +122,22 @@ impl Watch {
         self.roles.0.get(usize::from(port)).copied().flatten()
     }
 
+    /// Where this address belongs.
+    pub fn class(&self, address: IpAddr) -> SourceClass {
+        self.source(&match address {
+            IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
+            IpAddr::V6(address) => address.octets(),
+        })
+    }
+
+    /// Addresses of this node, as far as they are known one by one; 127.0.0.1 and ::1 among them.
+    pub fn own_addresses(&self) -> impl Iterator<Item = IpAddr> {
+        let whole = |net: &IpNet| net.prefix_len() == net.max_prefix_len();
+        let own = self.prefixes.iter().filter(move |(net, class)| *class == SourceClass::Node && whole(net));
+        let loopback = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+        loopback.into_iter().chain(own.map(|(net, _)| net.addr()))
+    }
+
     /// Where this address (IPv4 as IPv4-mapped) belongs.
     pub fn source(&self, address: &[u8; 16]) -> SourceClass {
         self.classes.of(u128::from_be_bytes(*address))

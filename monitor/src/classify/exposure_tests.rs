@@ -37,7 +37,7 @@ fn plaintext(protocol: Protocol, kubernetes: bool, credential: Credential) -> Ob
 fn tls(sni: Option<&str>) -> Observation {
     Observation {
         protocol: Protocol::Tls,
-        tls: Some(TlsObservation { sni: sni.map(Into::into), ..Default::default() }),
+        tls: Some(Box::new(TlsObservation { sni: sni.map(Into::into), ..Default::default() })),
         ..Default::default()
     }
 }
@@ -165,7 +165,7 @@ fn requests_get_their_meaning_index_by_index() {
 fn the_first_request_is_told_of_a_server_that_was_seen_to_send_goaway() {
     let answered = |first_response| Observation {
         protocol: Protocol::Tls,
-        tls: Some(TlsObservation { first_response, ..Default::default() }),
+        tls: Some(Box::new(TlsObservation { first_response, ..Default::default() })),
         ..Default::default()
     };
     let settings = Settings { unauthenticated_goaway: UnauthenticatedGoaway::Auto, ..Settings::default() };

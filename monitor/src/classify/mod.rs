@@ -1,5 +1,6 @@
 //! classify: from what was observed to what it means for the API server.
 
+mod expected;
 mod exposure;
 mod first_request;
 mod request;
@@ -11,6 +12,7 @@ use monitor_common::{Role, SourceClass, closed_set};
 
 use crate::config::Settings;
 use crate::inspect::{Credential, FirstRequest, Observation};
+pub use expected::expected;
 use exposure::Rules;
 use first_request::GoawayServers;
 
@@ -25,6 +27,18 @@ impl Classifier {
     /// By the settings `private_is_external`, `expected_sni` and `unauthenticated_goaway`.
     pub fn new(settings: &Settings) -> Self {
         Self { rules: Rules::new(settings), servers: GoawayServers::new(settings.unauthenticated_goaway) }
+    }
+
+    /// A request of our own has shown that the server at these addresses sends GOAWAY to unauthenticated clients.
+    pub fn learn_goaway(&mut self, addresses: impl IntoIterator<Item = IpAddr>, port: u16) {
+        for address in addresses {
+            self.servers.learn((address, port));
+        }
+    }
+
+    /// Whether a server is known to send GOAWAY to unauthenticated clients.
+    pub fn knows_goaway(&self) -> bool {
+        self.servers.knows_one()
     }
 
     /// Brings the connection's `requests`, `first_request` and `exposures` to what its observation says by now, and

@@ -23,7 +23,8 @@ pub use error::{ConfigError, Place};
 pub use flags::SettingsArgs;
 pub(crate) use value::canonical;
 use value::{
-    Address, AddressAndPort, File, HostName, InterfacePattern, Kind, List, Maybe, One, Port, Prefix, Setting, Word,
+    AbsolutePath, Address, AddressAndPort, File, HostName, InterfacePattern, Kind, List, Maybe, One, Port, Prefix,
+    Setting, Word,
 };
 
 /// What environment variables begin with.
@@ -83,12 +84,21 @@ settings! {
     /// Whether an API in the clear is looked for on ports that are named nowhere: a request to an API server's path
     /// there makes the port watched, until a reply shows that it is something else.
     discover_plaintext: OnOff, One<Word<OnOff>> = "on", "on|off";
+    /// Whether the API servers of this node are probed: which requests reach them without a credential is then known
+    /// from them exactly. Needs more privilege than packets do; `check` says which.
+    probe: OnOff, One<Word<OnOff>> = "off", "on|off";
     /// Address and port where `/metrics`, `/livez`, `/readyz` and `/events` are served.
     listen: SocketAddr, One<AddressAndPort> = "127.0.0.1:9464", "ADDRESS:PORT";
     /// Whether generic XDP counts where an interface has no native one; otherwise TC counts there.
     xdp_generic: bool, One<bool> = "false", "true|false";
     /// Whether TC attaches by tcx where the kernel has it (6.6 and later); otherwise by a clsact qdisc.
     tcx: bool, One<bool> = "true", "true|false";
+    /// The API server's audit log, the file of its `--audit-log-path` in JSON: it is followed for requests without a
+    /// credential, those refused with 401, and nodes' writes that NodeRestriction refused.
+    audit_log: Option<PathBuf>, Maybe<AbsolutePath> = "", "PATH";
+    /// File in which the position in the audit log is kept over restarts. Without it, and the first time, the log is
+    /// followed from its end.
+    audit_state: Option<PathBuf>, Maybe<AbsolutePath> = "", "PATH";
     /// Whether the Kubernetes API is asked, and followed, for what it knows of the cluster: addresses of nodes, ranges of
     /// pods and Services, ports of the API server; `auto`: where there are credentials, of a kubeconfig or of the pod.
     /// What is named by flags comes first.

@@ -229,6 +229,22 @@ impl Item for AddressAndPort {
     }
 }
 
+/// The absolute path of a file.
+pub struct AbsolutePath;
+
+impl Item for AbsolutePath {
+    type Value = PathBuf;
+
+    fn expected() -> String {
+        "the absolute path of a file, such as /var/log/kubernetes/audit.log".into()
+    }
+
+    fn parse(word: &str) -> Option<PathBuf> {
+        let path = PathBuf::from(word);
+        (path.is_absolute() && path.file_name().is_some()).then_some(path)
+    }
+}
+
 impl Item for bool {
     type Value = bool;
     const KIND: Kind = Kind::Switch;
