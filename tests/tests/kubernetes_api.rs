@@ -33,13 +33,13 @@ struct Lab {
 impl Lab {
     fn new() -> Self {
         require_root();
-        let (node, outside) = (Namespace::new().unwrap(), Namespace::new().unwrap());
-        node.veth("watched", "far").unwrap();
-        node.give("far", &outside).unwrap();
-        node.ip(&format!("address add {NODE}/16 dev watched")).unwrap();
-        node.ip("route add default dev watched").unwrap();
-        outside.ip("link set far up").unwrap();
-        Self { node, outside, folder: tempfile::tempdir().unwrap(), sent: Cell::new(0) }
+        let (node, outside) = (Namespace::new().expect("a namespace"), Namespace::new().expect("a namespace"));
+        node.veth("watched", "far").expect("the lab works");
+        node.give("far", &outside).expect("the lab works");
+        node.ip(&format!("address add {NODE}/16 dev watched")).expect("the lab works");
+        node.ip("route add default dev watched").expect("the lab works");
+        outside.ip("link set far up").expect("the lab works");
+        Self { node, outside, folder: tempfile::tempdir().expect("the lab works"), sent: Cell::new(0) }
     }
 
     fn api(&self) -> Server<'_> {
@@ -58,34 +58,40 @@ impl Lab {
 
     fn kubeconfig(&self, text: &str) -> PathBuf {
         let path = self.folder.path().join("kubeconfig");
-        std::fs::write(&path, text).unwrap();
+        std::fs::write(&path, text).expect("the lab works");
         path
     }
 
     fn start(&self, server: &Server<'_>) -> Daemon<'_> {
         let kubeconfig = self.kubeconfig(&server.kubeconfig());
-        let words =
-            ["--interface", "watched", "--discovery", "kubernetes", "--kubeconfig", kubeconfig.to_str().unwrap()];
-        Daemon::start(BINARY, &self.node, &words).unwrap()
+        let words = [
+            "--interface",
+            "watched",
+            "--discovery",
+            "kubernetes",
+            "--kubeconfig",
+            kubeconfig.to_str().expect("the lab works"),
+        ];
+        Daemon::start(BINARY, &self.node, &words).expect("the lab works")
     }
 
     /// Sends one SYN from this address, and none more: it is refused.
     fn knock(&self, source: &str, port: u16) {
-        self.outside.ip(&format!("address replace {source}/32 dev far")).unwrap();
-        self.outside.ip(&format!("route replace {NODE}/32 dev far src {source}")).unwrap();
-        let address: SocketAddr = format!("{NODE}:{port}").parse().unwrap();
+        self.outside.ip(&format!("address replace {source}/32 dev far")).expect("the lab works");
+        self.outside.ip(&format!("route replace {NODE}/32 dev far src {source}")).expect("the lab works");
+        let address: SocketAddr = format!("{NODE}:{port}").parse().expect("the lab works");
         let outcome = self.outside.run(|| TcpStream::connect_timeout(&address, Duration::from_secs(10)));
-        assert_eq!(outcome.unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused, "{source}");
+        assert_eq!(outcome.expect_err("nobody listens").kind(), std::io::ErrorKind::ConnectionRefused, "{source}");
         self.sent.set(self.sent.get() + 1);
     }
 
     /// How long it takes until knocks from this address count so.
     fn until(&self, daemon: &Daemon<'_>, what: &str, source: &str, port: u16, [role, class]: [&str; 2]) -> Duration {
-        let before = syns(&daemon.metrics().unwrap(), role, class);
+        let before = syns(&daemon.metrics().expect("a scrape"), role, class);
         let begun = Instant::now();
         loop {
             self.knock(source, port);
-            if syns(&daemon.metrics().unwrap(), role, class) > before {
+            if syns(&daemon.metrics().expect("a scrape"), role, class) > before {
                 println!("{what}: {:?}", begun.elapsed());
                 return begun.elapsed();
             }
@@ -98,9 +104,9 @@ impl Lab {
 
     /// A knock from this address counts so.
     fn assert(&self, daemon: &Daemon<'_>, source: &str, port: u16, [role, class]: [&str; 2]) {
-        let before = syns(&daemon.metrics().unwrap(), role, class);
+        let before = syns(&daemon.metrics().expect("a scrape"), role, class);
         self.knock(source, port);
-        let after = daemon.metrics().unwrap();
+        let after = daemon.metrics().expect("a scrape");
         assert_eq!(syns(&after, role, class), before + 1, "{source} {port} is not {role} {class}:\n{}", after.0);
     }
 }
@@ -127,7 +133,7 @@ fn all_syns(scrape: &Scrape) -> u64 {
 }
 
 fn synced(scrape: &Scrape, object: &str) -> f64 {
-    scrape.value(&format!(r#"api_exposure_discovery_synced{{object="{object}"}}"#)).unwrap()
+    scrape.value(&format!(r#"api_exposure_discovery_synced{{object="{object}"}}"#)).expect("the lab works")
 }
 
 fn errors(scrape: &Scrape, words: &[&str]) -> u64 {
@@ -234,9 +240,9 @@ fn changes_of_the_cluster_reach_the_tables_while_packets_come_by() {
 
 /// A SYN from an address that is the node's own; it gets no answer.
 fn spoof(lab: &Lab, source: &str) {
-    lab.outside.ip(&format!("address replace {source}/32 dev far")).unwrap();
-    lab.outside.ip(&format!("route replace {NODE}/32 dev far src {source}")).unwrap();
-    let address: SocketAddr = format!("{NODE}:{SECURE}").parse().unwrap();
+    lab.outside.ip(&format!("address replace {source}/32 dev far")).expect("the lab works");
+    lab.outside.ip(&format!("route replace {NODE}/32 dev far src {source}")).expect("the lab works");
+    let address: SocketAddr = format!("{NODE}:{SECURE}").parse().expect("the lab works");
     let _ = lab.outside.run(|| TcpStream::connect_timeout(&address, Duration::from_millis(100)));
 }
 

@@ -8,6 +8,7 @@ pub mod access;
 pub mod follow;
 pub mod grace;
 pub mod known;
+pub mod local;
 mod objects;
 mod problem;
 #[cfg(test)]
@@ -22,6 +23,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 pub use known::{Facts, Known, ThisNode};
+pub use local::Local;
 pub use problem::{Problem, Reason};
 
 use crate::config::Settings;
