@@ -19,7 +19,7 @@ use crate::classify::Classifier;
 use crate::clock;
 use crate::config::{OnOff, Settings, UnauthenticatedGoaway};
 use crate::discover::PortState;
-use crate::discovery::{Cluster, Local, State};
+use crate::discovery::{Cluster, Local};
 use crate::export::{Health, KernelCounts, KernelSource, Metrics, Tier, TierReason};
 use crate::pipeline::{Event, Pipeline};
 use crate::probe;
@@ -84,10 +84,11 @@ pub async fn run(
         handle,
         talk: Talk::default(),
         local: Local::new(),
+        stale: true,
     };
     // Known from the start, a node with a public address is no exposure.
     cluster.settle(SETTLE_CLUSTER).await;
-    node.reconcile(&cluster.state()).await?;
+    node.reconcile(&cluster).await?;
     node.attacher.require_one()?;
     metrics.set_kernel_source(Some(Arc::new(Source { counters, times: Arc::clone(&node.times) })));
     let stop = Arc::new(AtomicBool::new(false));
@@ -131,7 +132,7 @@ pub async fn run(
         }
         tokio::time::sleep(SETTLE).await;
         while futures_util::FutureExt::now_or_never(messages.next()).flatten().is_some() {}
-        if let Err(error) = node.reconcile(&cluster.state()).await {
+        if let Err(error) = node.reconcile(&cluster).await {
             tracing::warn!("cannot follow the interfaces: {error:#}");
         }
     };
@@ -162,18 +163,22 @@ struct Node {
     handle: Handle,
     talk: Talk,
     local: Local,
+    /// What is watched has to be looked at again.
+    stale: bool,
 }
 
 impl Node {
     /// Brings tables and attachments to what the node has now, and the cluster.
-    async fn reconcile(&mut self, cluster: &State) -> Result<()> {
+    async fn reconcile(&mut self, cluster: &Cluster) -> Result<()> {
         let own = interfaces::addresses(&self.handle).await?;
-        let words = self.local.words(&cluster.known, &own, Instant::now());
-        let watch = Watch::in_cluster(&self.settings, &own, &words);
-        if watch != self.watch {
-            self.attacher.kernel().watch(&watch)?;
-            *self.shared_watch.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(watch.clone());
-            self.watch = watch;
+        self.stale |= self.local.update(&cluster.state(), &own, Instant::now());
+        if self.stale {
+            let watch = Watch::in_cluster(&self.settings, &own, self.local.words());
+            if watch != self.watch {
+                self.attacher.kernel().watch(&watch)?;
+                self.watch = watch;
+            }
+            self.stale = false;
         }
         let changes = self.attacher.reconcile(&interfaces::list(&self.handle).await?);
         for change in &changes {

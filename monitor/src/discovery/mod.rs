@@ -48,6 +48,8 @@ closed_set! {
 pub struct State {
     /// What the API said last.
     pub known: Known,
+    /// Counts the changes of `known`.
+    version: u64,
     progress: [Progress; Object::COUNT],
 }
 
@@ -101,9 +103,9 @@ impl Cluster {
         self.tasks.is_some()
     }
 
-    /// What is known now.
-    pub fn state(&self) -> State {
-        self.state.borrow().clone()
+    /// What is known now; what comes meanwhile waits until this is dropped.
+    pub fn state(&self) -> watch::Ref<'_, State> {
+        self.state.borrow()
     }
 
     /// Waits until everything was listed or could not be, for `limit` at the most.
