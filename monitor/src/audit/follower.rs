@@ -9,6 +9,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use monitor_common::closed_set;
+
 use super::lines::Line;
 use super::position::{Identity, Position};
 use super::reading::{Came, Reading};
@@ -55,19 +57,20 @@ impl From<io::Error> for Trouble {
     }
 }
 
-/// What happened to the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Change {
-    /// It is followed from its end, since nothing is known of it.
-    FromEnd,
-    /// It is followed from its beginning.
-    FromStart,
-    /// It goes on where an earlier process left off.
-    Resumed,
-    /// It was rotated or cut; what was not read of the old one is read.
-    Rotated,
-    /// It was rotated or cut, and what was not read of the old one was not found again: lines may be missing.
-    RestLost,
+closed_set! {
+    /// What happened to the log.
+    Change {
+        /// It is followed from its end, since nothing is known of it.
+        FromEnd = "from_end",
+        /// It is followed from its beginning.
+        FromStart = "from_start",
+        /// It goes on where an earlier process left off.
+        Resumed = "resumed",
+        /// It was rotated or cut; what was not read of the old one is read.
+        Rotated = "rotated",
+        /// It was rotated or cut, and what was not read of the old one was not found again: lines may be missing.
+        RestLost = "rest_lost",
+    }
 }
 
 /// One turn's outcome.

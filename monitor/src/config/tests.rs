@@ -46,6 +46,10 @@ fn defaults() {
         listen: "127.0.0.1:9464".parse().unwrap(),
         xdp_generic: false,
         tcx: true,
+        audit_log: None,
+        audit_state: None,
+        discovery: DiscoveryMode::Auto,
+        kubeconfig: None,
         output: None,
     };
     assert_eq!(Settings::default(), expected);
@@ -74,6 +78,10 @@ const SAME: &[(&[&str], &str)] = &[
     (&["--listen", "[::]:9464"], "listen = '[::]:9464'"),
     (&["--xdp-generic=true"], "xdp_generic = true"),
     (&["--tcx=false"], "tcx = false"),
+    (&["--audit-log", "/var/log/kubernetes/audit.log"], "audit_log = '/var/log/kubernetes/audit.log'"),
+    (&["--audit-state", "/var/lib/monitor/audit.state"], "audit_state = '/var/lib/monitor/audit.state'"),
+    (&["--discovery", "none"], "discovery = 'none'"),
+    (&["--kubeconfig", "/etc/kubernetes/monitor.conf"], "kubeconfig = '/etc/kubernetes/monitor.conf'"),
     (&["--output", "json"], "output = 'json'"),
 ];
 

@@ -7,8 +7,13 @@ use monitor_common::{Hook, LossReason, Role, Skip, SourceClass, closed_set};
 
 use crate::anonymous::{Actual, Decision, INFERRED};
 use crate::attach::{AttachMode, NotAttached};
+use crate::audit::event::UnauthenticatedReason;
+use crate::audit::follower::Change;
+use crate::audit::log::AuditKind;
+use crate::audit::node_restriction::{NodeRefusal, NodeResource};
 use crate::classify::{ExposureKind, Outcome, PathClass, Verb};
 use crate::discover::CandidateOutcome;
+use crate::discovery::{Object, Reason};
 use crate::inspect::{ClientCertificate, Credential, Evidence, FirstRequest, Protocol, TlsHandshake, Unclassified};
 use crate::probe::ProbeLoss;
 use crate::probe::process::Component;
@@ -128,6 +133,7 @@ const PATH_CLASS: Label = Label { name: "path_class", words: words!(PathClass) }
 const EVIDENCE: Label = Label { name: "evidence", words: words!(Evidence, "unknown") };
 const INTERFACE: Label = Label { name: "interface", words: &[] };
 const HOOK: Label = Label { name: "hook", words: words!(Hook) };
+const OBJECT: Label = Label { name: "object", words: words!(Object) };
 const PROGRAM: Label = Label { name: "program", words: &[] };
 
 macro_rules! definitions {
@@ -215,6 +221,19 @@ definitions! {
     REASSEMBLY_OUT_OF_ORDER = Counter(present) "api_exposure_reassembly_out_of_order_total" []
         "Records that came before earlier bytes of their stream and were held until those came.";
 
+    AUDIT_EVENTS = Counter(present) "api_exposure_audit_events_total" [Label { name: "kind", words: words!(AuditKind) }]
+        "Events in the API server's audit log (--audit-log), by what they are about. Each request counts once under the first six kinds: anonymous (let in without a credential), unsecured (at the insecure port), unauthenticated (refused with 401), node_restriction (a node's write that the admission plugin NodeRestriction refused), node_refused (a node's write that the authorizer or another admission plugin refused), other. What the audit policy leaves out is not here.";
+    AUDIT_MALFORMED_LINES = Counter(present) "api_exposure_audit_malformed_lines_total" []
+        "Lines of the audit log that are no audit event in JSON, or longer than 10 MiB. They were passed over.";
+    AUDIT_LOG_READABLE = Gauge "api_exposure_audit_log_readable" []
+        "1 while the audit log can be read and has audit events in JSON, 0 while it cannot; api_exposure_detection_tier and the log have the reason. Absent without --audit-log.";
+    AUDIT_LOG_CHANGES = Counter(present) "api_exposure_audit_log_changes_total" [Label { name: "change", words: words!(Change) }]
+        "What happened to the audit log's file: how it was begun (from_end, from_start, resumed), that it was rotated or cut (rotated), and that the rest of an old one was not found again, so that events may be missing (rest_lost).";
+    UNAUTHENTICATED_RESPONSES = Counter(present) "api_exposure_unauthenticated_responses_total" [SOURCE, Label { name: "reason", words: words!(UnauthenticatedReason) }]
+        "Exact, from the audit log: requests that the API server refused with 401, by where the client's address belongs and whether they carried no credential or a bad one. The API server's own events do not tell which: unknown.";
+    NODE_RESTRICTION_REFUSED = Counter "api_exposure_node_restriction_refused_total" [Label { name: "resource", words: words!(NodeResource) }, Label { name: "reason", words: words!(NodeRefusal) }]
+        "Exact, from the audit log: writes of nodes (system:node: users) that the admission plugin NodeRestriction refused, by resource and reason. It shows that the plugin works; a node that tries more than it may is broken or taken over. What the Node authorizer refuses before is api_exposure_audit_events_total of kind node_refused.";
+
     ATTACHED = Gauge "api_exposure_attached" [INTERFACE, HOOK, Label { name: "mode", words: words!(AttachMode) }]
         "1 where a program of this monitor is attached, by interface, hook and way of attaching.";
     NOT_ATTACHED = Gauge "api_exposure_not_attached" [INTERFACE, HOOK, Label { name: "reason", words: words!(NotAttached) }]
@@ -253,6 +272,14 @@ definitions! {
         "When the last self-test of the probe ended, in seconds since 1970 in UTC. Absent before the first one.";
     INFERENCE_AGREEMENT = Counter "api_exposure_inference_agreement_total" [Label { name: "inferred", words: INFERRED }, Label { name: "actual", words: words!(Actual) }]
         "How the inference does on this very cluster, while the probe sees every anonymous request: completed TLS connections to the secure port by what was inferred, of the first request (anonymous, refused, accepted) and of the client certificate (the others), and by whether the probe saw the first request without a credential. Not all differences are errors: an absent certificate leaves room for a token, and a presented one need not be accepted.";
+    DISCOVERY_SYNCED = Gauge(present) "api_exposure_discovery_synced" [OBJECT]
+        "1 where the Kubernetes API is followed for this object of the cluster: all that there is was listed, and changes come. 0 where it is not, or not now: then what was known last is kept, and without any the flags alone say what the cluster is.";
+    DISCOVERY_OBJECTS = Gauge(present) "api_exposure_discovery_objects" [OBJECT]
+        "Objects of the cluster that are known from the Kubernetes API.";
+    DISCOVERY_ERRORS = Counter(present) "api_exposure_discovery_errors_total" [OBJECT, Label { name: "reason", words: words!(Reason) }]
+        "Attempts to follow an object of the cluster by the Kubernetes API that failed, by reason; they are repeated after a while. That the API has no ServiceCIDRs (before Kubernetes 1.33), or does not let them be read, is no error.";
+    DISCOVERY_LAST_CHANGE = Gauge(present) "api_exposure_discovery_last_change_timestamp_seconds" []
+        "When the Kubernetes API last said something new of the cluster, in seconds since 1970 in UTC; 0: never.";
 
     BUILD_INFO = Gauge "api_exposure_build_info" [Label { name: "version", words: &[] }, Label { name: "revision", words: &[] }]
         "1; version and source revision of this program.";

@@ -15,8 +15,13 @@ use super::process::ProcessCollector;
 use super::{FirstRequestFacts, first_request};
 use crate::anonymous::{Agreement, AnonymousRequest, Decision, INFERRED};
 use crate::attach::{AttachMode, NotAttached};
+use crate::audit::event::UnauthenticatedReason;
+use crate::audit::follower::Change;
+use crate::audit::log::AuditKind;
+use crate::audit::node_restriction::{NodeRefusal, NodeResource};
 use crate::classify::{Connection, ExposureKind, RequestMeaning};
 use crate::discover::CandidateOutcome;
+use crate::discovery::{Object, Reason};
 use crate::inspect::{Credential, Evidence, Request, Unclassified};
 use crate::pipeline::Event;
 use crate::probe::ProbeLoss;
@@ -52,6 +57,13 @@ pub struct Metrics {
     outside_bytes: Family<0>,
     out_of_order: Family<0>,
 
+    audit_events: Family<1>,
+    audit_malformed_lines: Family<0>,
+    audit_log_readable: OpenFamily,
+    audit_log_changes: Family<1>,
+    unauthenticated_responses: Family<2>,
+    node_restriction_refused: Family<2>,
+
     attached: OpenFamily,
     not_attached: OpenFamily,
     behind_others: OpenFamily,
@@ -64,6 +76,10 @@ pub struct Metrics {
     self_test_success: OpenFamily,
     self_test_timestamp: OpenFamily,
     inference_agreement: Family<2>,
+    discovery_synced: Family<1>,
+    discovery_objects: Family<1>,
+    discovery_errors: Family<2>,
+    discovery_last_change: Family<0>,
 
     event_readers: Family<0>,
     event_readers_refused: Family<0>,
@@ -116,6 +132,12 @@ impl Metrics {
             retransmitted_bytes: register(&registry, &definitions::REASSEMBLY_RETRANSMITTED_BYTES)?,
             outside_bytes: register(&registry, &definitions::REASSEMBLY_OUTSIDE_BYTES)?,
             out_of_order: register(&registry, &definitions::REASSEMBLY_OUT_OF_ORDER)?,
+            audit_events: register(&registry, &definitions::AUDIT_EVENTS)?,
+            audit_malformed_lines: register(&registry, &definitions::AUDIT_MALFORMED_LINES)?,
+            audit_log_readable: register_open(&registry, &definitions::AUDIT_LOG_READABLE)?,
+            audit_log_changes: register(&registry, &definitions::AUDIT_LOG_CHANGES)?,
+            unauthenticated_responses: register(&registry, &definitions::UNAUTHENTICATED_RESPONSES)?,
+            node_restriction_refused: register(&registry, &definitions::NODE_RESTRICTION_REFUSED)?,
             attached: register_open(&registry, &definitions::ATTACHED)?,
             not_attached: register_open(&registry, &definitions::NOT_ATTACHED)?,
             behind_others: register_open(&registry, &definitions::BEHIND_OTHERS)?,
@@ -127,6 +149,10 @@ impl Metrics {
             self_test_success: register_open(&registry, &definitions::SELF_TEST_SUCCESS)?,
             self_test_timestamp: register_open(&registry, &definitions::SELF_TEST_TIMESTAMP)?,
             inference_agreement: register(&registry, &definitions::INFERENCE_AGREEMENT)?,
+            discovery_synced: register(&registry, &definitions::DISCOVERY_SYNCED)?,
+            discovery_objects: register(&registry, &definitions::DISCOVERY_OBJECTS)?,
+            discovery_errors: register(&registry, &definitions::DISCOVERY_ERRORS)?,
+            discovery_last_change: register(&registry, &definitions::DISCOVERY_LAST_CHANGE)?,
             event_readers: register(&registry, &definitions::EVENT_READERS)?,
             event_readers_refused: register(&registry, &definitions::EVENT_READERS_REFUSED)?,
             event_lines: register(&registry, &definitions::EVENT_LINES)?,
@@ -360,6 +386,36 @@ impl Metrics {
         self.outside_bytes.add([], counts.outside.into());
     }
 
+    /// An event of the audit log.
+    pub fn audit_event(&self, kind: AuditKind) {
+        self.audit_events.increment([kind as usize]);
+    }
+
+    /// A line of the audit log that is no event.
+    pub fn audit_malformed_line(&self) {
+        self.audit_malformed_lines.increment([]);
+    }
+
+    /// Whether the audit log can be read now.
+    pub fn set_audit_log_readable(&self, readable: bool) {
+        self.audit_log_readable.set(&[], f64::from(u8::from(readable)));
+    }
+
+    /// Something happened to the audit log's file.
+    pub fn audit_log_change(&self, change: Change) {
+        self.audit_log_changes.increment([change as usize]);
+    }
+
+    /// The API server refused a request of this client's with 401.
+    pub fn unauthenticated_response(&self, source: SourceClass, reason: UnauthenticatedReason) {
+        self.unauthenticated_responses.increment([source as usize, reason as usize]);
+    }
+
+    /// NodeRestriction refused a node's write.
+    pub fn node_restriction_refused(&self, resource: NodeResource, refusal: NodeRefusal) {
+        self.node_restriction_refused.increment([resource as usize, refusal as usize]);
+    }
+
     /// A program is attached from now on.
     pub fn attached(&self, interface: &str, hook: Hook, mode: AttachMode) {
         let here = |words: &[String]| is(words, 0, interface) && is(words, 1, hook.label());
@@ -397,6 +453,23 @@ impl Metrics {
         self.detection_tier.remove(|words| is(words, 0, tier.label()));
         let works = if reason == TierReason::Working { 1.0 } else { 0.0 };
         self.detection_tier.set(&[tier.label(), reason.label()], works);
+    }
+
+    /// Whether the Kubernetes API is followed for this object.
+    pub fn discovery_synced(&self, object: Object, synced: bool) {
+        self.discovery_synced.set([object as usize], synced.into());
+    }
+
+    /// The Kubernetes API said something new: so many of this object are known now.
+    pub fn discovery_changed(&self, object: Object, objects: usize) {
+        self.discovery_objects.set([object as usize], objects as u64);
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        self.discovery_last_change.set([], now.as_secs());
+    }
+
+    /// An attempt to follow this object failed.
+    pub fn discovery_failed(&self, object: Object, reason: Reason) {
+        self.discovery_errors.increment([object as usize, reason as usize]);
     }
 
     /// How many read the events now.

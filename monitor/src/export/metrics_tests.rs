@@ -51,6 +51,12 @@ fn prepared() -> Metrics {
     metrics.detached("veth0");
     metrics.tier(Tier::Plaintext, TierReason::Working);
     metrics.tier(Tier::Goaway, TierReason::NotSeen);
+    metrics.audit_event(AuditKind::Anonymous);
+    metrics.audit_malformed_line();
+    metrics.set_audit_log_readable(false);
+    metrics.audit_log_change(Change::RestLost);
+    metrics.unauthenticated_response(SourceClass::Public, UnauthenticatedReason::BadCredential);
+    metrics.node_restriction_refused(NodeResource::Nodes, NodeRefusal::RestrictedLabel);
     metrics.set_discovered_ports(1);
     metrics.discovery_candidate(CandidateOutcome::Other);
     metrics.event(&Event::Anonymous(&evident(true)));
