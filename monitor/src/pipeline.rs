@@ -168,6 +168,7 @@ impl Pipeline {
                 output(Event::Anonymous(&joined));
             }
             Told::ProbeComplete(since) => anonymous.set_probe_complete(since),
+            Told::Own(client) => anonymous.own(client),
             Told::SendsGoaway(port) => self.classifier.learn_goaway(self.watch.own_addresses(), port),
         }
     }
