@@ -2,7 +2,8 @@
 
 use std::os::fd::AsRawFd as _;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow};
@@ -13,6 +14,8 @@ use tokio::sync::watch;
 
 use crate::attach::object::{Counters, Discovered, KernelHalf, ProgramTimes, Reading};
 use crate::attach::{Attacher, Change, Names, Policy, Standing, interfaces};
+use crate::audit::event::Subject;
+use crate::audit::follow;
 use crate::classify::Classifier;
 use crate::config::{OnOff, Settings};
 use crate::discover::PortState;
@@ -36,6 +39,9 @@ const TALK_SPAN: Duration = Duration::from_secs(60);
 
 /// The reader of records looks up this often when none come.
 const POLL: Duration = Duration::from_millis(200);
+
+/// Requests from the audit log that wait for the reader of records; the log is not read further meanwhile.
+const SUBJECTS: usize = 4_096;
 
 /// Records in a row before the reader says that it is alive.
 const BEAT: usize = 4_096;
@@ -65,6 +71,7 @@ pub async fn run(
         attacher: Attacher::new(kernel, patterns, policy),
         settings: settings.clone(),
         watch: Watch::default(),
+        shared_watch: Arc::default(),
         metrics: Arc::clone(&metrics),
         times: Arc::default(),
         handle,
@@ -74,7 +81,10 @@ pub async fn run(
     node.attacher.require_one()?;
     metrics.set_kernel_source(Some(Arc::new(Source { counters, times: Arc::clone(&node.times) })));
     let stop = Arc::new(AtomicBool::new(false));
-    let mut reader = Reader::start(settings, reading, &node, &stop, Arc::clone(&health), sink)?;
+    let audit_stop = Arc::new(AtomicBool::new(false));
+    let audit = Audit::start(settings, &metrics, &audit_stop)?;
+    let (audit_thread, audit) = audit.map(|audit| (audit.thread, audit.subjects)).unzip();
+    let mut reader = Reader::start(settings, reading, &node, &stop, Arc::clone(&health), audit, sink)?;
     for tier in [Tier::Plaintext, Tier::TlsClear, Tier::RecordLength] {
         metrics.tier(tier, TierReason::Working);
     }
@@ -100,6 +110,11 @@ pub async fn run(
     // Detach first, so that what is still in the ring buffer is all that there will be; then read that.
     drop(node);
     metrics.set_kernel_source(None);
+    if let Some(thread) = audit_thread {
+        audit_stop.store(true, Ordering::Release);
+        thread.thread().unpark();
+        let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+    }
     stop.store(true, Ordering::Release);
     let thread = reader.thread;
     let joined = tokio::task::spawn_blocking(move || thread.join()).await;
@@ -115,6 +130,8 @@ struct Node {
     attacher: Attacher,
     settings: Settings,
     watch: Watch,
+    /// The same, for the reader of records.
+    shared_watch: Arc<RwLock<Arc<Watch>>>,
     metrics: Arc<Metrics>,
     times: Arc<Mutex<Option<ProgramTimes>>>,
     handle: Handle,
@@ -127,6 +144,7 @@ impl Node {
         let watch = Watch::new(&self.settings, &interfaces::addresses(&self.handle).await?);
         if watch != self.watch {
             self.attacher.kernel().watch(&watch)?;
+            *self.shared_watch.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(watch.clone());
             self.watch = watch;
         }
         let changes = self.attacher.reconcile(&interfaces::list(&self.handle).await?);
@@ -262,6 +280,7 @@ impl Reader {
         node: &Node,
         stop: &Arc<AtomicBool>,
         health: Arc<Health>,
+        audit: Option<Receiver<Subject>>,
         mut sink: impl FnMut(Event<'_>) + Send + 'static,
     ) -> Result<Self> {
         let names: Names = node.attacher.names();
@@ -273,6 +292,10 @@ impl Reader {
             Box::new(interface_name),
             clock_offset(),
         );
+        if audit.is_some() {
+            pipeline.expect_decisions(true, &mut sink);
+        }
+        let watch = Arc::clone(&node.shared_watch);
         let metrics = Arc::clone(&node.metrics);
         let mut sink = move |event: Event<'_>| {
             log(&event);
@@ -284,10 +307,14 @@ impl Reader {
             let outcome = loop {
                 // Read before the ring buffer is: what was in it when this was set is then still read.
                 let stopping = stop.load(Ordering::Acquire);
+                // And so were the records of what the audit log tells now: its connections are known then.
+                let subjects: Vec<Subject> = audit.iter().flat_map(Receiver::try_iter).take(SUBJECTS).collect();
+                pipeline.set_watch(Arc::clone(&watch.read().unwrap_or_else(PoisonError::into_inner)));
                 read_all(&mut reading, &mut pipeline, &metrics, &health, &mut sink);
                 pipeline.set_clock_offset(clock_offset());
                 pipeline.sweep(monotonic(), &mut sink);
                 forget(&mut reading.discovered, &mut pipeline);
+                subjects.into_iter().for_each(|subject| pipeline.audited(subject, &mut sink));
                 health.beat();
                 if stopping {
                     break Ok(());
@@ -302,6 +329,29 @@ impl Reader {
         };
         let thread = std::thread::Builder::new().name("records".to_owned()).spawn(read);
         Ok(Self { thread: thread.context("starting the thread that reads records")?, ended })
+    }
+}
+
+/// The thread that follows the audit log, and what it says.
+struct Audit {
+    thread: std::thread::JoinHandle<()>,
+    subjects: Receiver<Subject>,
+}
+
+impl Audit {
+    /// `None` where no log is to be followed.
+    fn start(settings: &Settings, metrics: &Arc<Metrics>, stop: &Arc<AtomicBool>) -> Result<Option<Self>> {
+        let Some(log) = settings.audit_log.clone() else {
+            metrics.tier(Tier::Audit, TierReason::NotConfigured);
+            return Ok(None);
+        };
+        let (tell, subjects) = sync_channel(SUBJECTS);
+        let paths = follow::Paths { log, state: settings.audit_state.clone() };
+        let thread = follow::start(paths, Arc::clone(metrics), Arc::clone(stop), move |subject| {
+            // The reader takes them until the end; should it have ended before us, nobody needs to be told.
+            let _ = tell.send(subject);
+        })?;
+        Ok(Some(Self { thread, subjects }))
     }
 }
 
