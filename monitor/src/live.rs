@@ -12,15 +12,17 @@ use monitor_common::Hook;
 use rtnetlink::{Handle, MulticastGroup, new_multicast_connection};
 use tokio::sync::watch;
 
+use crate::anonymous::Told;
 use crate::attach::object::{Counters, Discovered, KernelHalf, ProgramTimes, Reading};
 use crate::attach::{Attacher, Change, Names, Policy, Standing, interfaces};
-use crate::audit::event::Subject;
-use crate::audit::follow;
+use crate::audit;
 use crate::classify::Classifier;
-use crate::config::{OnOff, Settings};
+use crate::clock;
+use crate::config::{OnOff, Settings, UnauthenticatedGoaway};
 use crate::discover::PortState;
 use crate::export::{Health, KernelCounts, KernelSource, Metrics, Tier, TierReason};
 use crate::pipeline::{Event, Pipeline};
+use crate::probe;
 use crate::receive::Record;
 use crate::watch::Watch;
 
@@ -40,8 +42,9 @@ const TALK_SPAN: Duration = Duration::from_secs(60);
 /// The reader of records looks up this often when none come.
 const POLL: Duration = Duration::from_millis(200);
 
-/// Requests from the audit log that wait for the reader of records; the log is not read further meanwhile.
-const SUBJECTS: usize = 4_096;
+/// What waits at the most of what the API server told: as much as 40,000 requests a second while nothing else wakes the
+/// reader.
+const TOLD: usize = 8_192;
 
 /// Records in a row before the reader says that it is alive.
 const BEAT: usize = 4_096;
@@ -81,13 +84,39 @@ pub async fn run(
     node.attacher.require_one()?;
     metrics.set_kernel_source(Some(Arc::new(Source { counters, times: Arc::clone(&node.times) })));
     let stop = Arc::new(AtomicBool::new(false));
-    let audit_stop = Arc::new(AtomicBool::new(false));
-    let audit = Audit::start(settings, &metrics, &audit_stop)?;
-    let (audit_thread, audit) = audit.map(|audit| (audit.thread, audit.subjects)).unzip();
-    let mut reader = Reader::start(settings, reading, &node, &stop, Arc::clone(&health), audit, sink)?;
+    metrics.tier(
+        Tier::Goaway,
+        match settings.unauthenticated_goaway {
+            UnauthenticatedGoaway::Off => TierReason::NotConfigured,
+            UnauthenticatedGoaway::Auto | UnauthenticatedGoaway::On => TierReason::NotSeen,
+        },
+    );
+    let tells = settings.probe == OnOff::On || settings.audit_log.is_some();
+    let (tell, told) = tells.then(|| sync_channel(TOLD)).unzip();
+    let mut reader = Reader::start(settings, (reading, told), &node, &stop, Arc::clone(&health), sink)?;
     for tier in [Tier::Plaintext, Tier::TlsClear, Tier::RecordLength] {
         metrics.tier(tier, TierReason::Working);
     }
+    let audit = match (settings.audit_log.clone(), tell.clone()) {
+        (Some(log), Some(tell)) => {
+            let paths = audit::follow::Paths { log, state: settings.audit_state.clone() };
+            Some(audit::follow::Follower::start(paths, tell, Arc::clone(&metrics))?)
+        }
+        _ => {
+            metrics.tier(Tier::Audit, TierReason::NotConfigured);
+            None
+        }
+    };
+    let probe = match (settings.probe, tell) {
+        (OnOff::On, Some(tell)) => Some(
+            probe::follow::Follower::start(probe::Settings::default(), tell, Arc::clone(&metrics))
+                .context("starting the probe's thread")?,
+        ),
+        _ => {
+            metrics.tier(Tier::Probe, TierReason::NotConfigured);
+            None
+        }
+    };
     health.set_ready();
     tracing::info!(interfaces = node.attacher.count(), "attached");
 
@@ -107,14 +136,11 @@ pub async fn run(
         }
     };
     health.set_not_ready("shutting down");
+    drop(probe);
+    drop(audit);
     // Detach first, so that what is still in the ring buffer is all that there will be; then read that.
     drop(node);
     metrics.set_kernel_source(None);
-    if let Some(thread) = audit_thread {
-        audit_stop.store(true, Ordering::Release);
-        thread.thread().unpark();
-        let _ = tokio::task::spawn_blocking(move || thread.join()).await;
-    }
     stop.store(true, Ordering::Release);
     let thread = reader.thread;
     let joined = tokio::task::spawn_blocking(move || thread.join()).await;
@@ -276,11 +302,10 @@ struct Reader {
 impl Reader {
     fn start(
         settings: &Settings,
-        mut reading: Reading,
+        (mut reading, told): (Reading, Option<Receiver<Told>>),
         node: &Node,
         stop: &Arc<AtomicBool>,
         health: Arc<Health>,
-        audit: Option<Receiver<Subject>>,
         mut sink: impl FnMut(Event<'_>) + Send + 'static,
     ) -> Result<Self> {
         let names: Names = node.attacher.names();
@@ -290,13 +315,17 @@ impl Reader {
             Classifier::new(settings),
             Arc::clone(&node.metrics),
             Box::new(interface_name),
-            clock_offset(),
+            clock::offset(),
         );
-        if audit.is_some() {
-            pipeline.expect_decisions(true, &mut sink);
+        if told.is_some() {
+            pipeline.expect_evidence();
+        }
+        if settings.audit_log.is_some() {
+            pipeline.expect_decisions();
         }
         let watch = Arc::clone(&node.shared_watch);
         let metrics = Arc::clone(&node.metrics);
+        let mut goaway = false;
         let mut sink = move |event: Event<'_>| {
             log(&event);
             sink(event);
@@ -307,14 +336,17 @@ impl Reader {
             let outcome = loop {
                 // Read before the ring buffer is: what was in it when this was set is then still read.
                 let stopping = stop.load(Ordering::Acquire);
-                // And so were the records of what the audit log tells now: its connections are known then.
-                let subjects: Vec<Subject> = audit.iter().flat_map(Receiver::try_iter).take(SUBJECTS).collect();
+                // And so were the records of what is told now: its connections are known then.
+                let told: Vec<Told> = told.iter().flat_map(Receiver::try_iter).take(TOLD).collect();
                 pipeline.set_watch(Arc::clone(&watch.read().unwrap_or_else(PoisonError::into_inner)));
                 read_all(&mut reading, &mut pipeline, &metrics, &health, &mut sink);
-                pipeline.set_clock_offset(clock_offset());
-                pipeline.sweep(monotonic(), &mut sink);
+                pipeline.set_clock_offset(clock::offset());
+                told.into_iter().for_each(|told| pipeline.told(told, &mut sink));
+                pipeline.sweep(clock::monotonic(), &mut sink);
+                if !std::mem::replace(&mut goaway, pipeline.knows_goaway()) && goaway {
+                    metrics.tier(Tier::Goaway, TierReason::Working);
+                }
                 forget(&mut reading.discovered, &mut pipeline);
-                subjects.into_iter().for_each(|subject| pipeline.audited(subject, &mut sink));
                 health.beat();
                 if stopping {
                     break Ok(());
@@ -329,29 +361,6 @@ impl Reader {
         };
         let thread = std::thread::Builder::new().name("records".to_owned()).spawn(read);
         Ok(Self { thread: thread.context("starting the thread that reads records")?, ended })
-    }
-}
-
-/// The thread that follows the audit log, and what it says.
-struct Audit {
-    thread: std::thread::JoinHandle<()>,
-    subjects: Receiver<Subject>,
-}
-
-impl Audit {
-    /// `None` where no log is to be followed.
-    fn start(settings: &Settings, metrics: &Arc<Metrics>, stop: &Arc<AtomicBool>) -> Result<Option<Self>> {
-        let Some(log) = settings.audit_log.clone() else {
-            metrics.tier(Tier::Audit, TierReason::NotConfigured);
-            return Ok(None);
-        };
-        let (tell, subjects) = sync_channel(SUBJECTS);
-        let paths = follow::Paths { log, state: settings.audit_state.clone() };
-        let thread = follow::start(paths, Arc::clone(metrics), Arc::clone(stop), move |subject| {
-            // The reader takes them until the end; should it have ended before us, nobody needs to be told.
-            let _ = tell.send(subject);
-        })?;
-        Ok(Some(Self { thread, subjects }))
     }
 }
 
@@ -419,21 +428,4 @@ fn wait(reading: &Reading) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// What CLOCK_MONOTONIC, the clock of `bpf_ktime_get_ns`, shows; nanoseconds.
-fn monotonic() -> u64 {
-    clock(libc::CLOCK_MONOTONIC).as_nanos() as u64
-}
-
-/// What has to be added to CLOCK_MONOTONIC for the time since 1970.
-fn clock_offset() -> Duration {
-    clock(libc::CLOCK_REALTIME).saturating_sub(clock(libc::CLOCK_MONOTONIC))
-}
-
-fn clock(id: libc::clockid_t) -> Duration {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the pointer is to one `timespec`. Both clocks exist on every Linux, so the call cannot fail.
-    unsafe { libc::clock_gettime(id, &raw mut time) };
-    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }

@@ -14,6 +14,7 @@ use std::time::{Duration, SystemTime};
 use lru::LruCache;
 use monitor_common::{Role, SourceClass, closed_set, limits};
 
+use crate::audit::event::Subject;
 use crate::classify::{Connection, Destination, ExposureKind, RequestMeaning, expected};
 use crate::inspect::Evidence;
 use crate::watch::Watch;
@@ -61,6 +62,19 @@ pub struct Evident {
     pub let_in: bool,
     /// Where it is known from: `probe` or `audit`.
     pub evidence: Evidence,
+}
+
+/// What comes to the pipeline from those who listen to the API server itself.
+#[derive(Clone, Debug)]
+pub enum Told {
+    /// A request without a credential.
+    Request(Evident),
+    /// A request in the audit log.
+    Audited(Subject),
+    /// From when on the probe sees every anonymous request of this node's API servers; `None` where it does not.
+    ProbeComplete(Option<SystemTime>),
+    /// A request of our own has shown that the API server at this port of this node sends GOAWAY.
+    SendsGoaway(u16),
 }
 
 /// One anonymous request with what packets add.

@@ -1,5 +1,7 @@
 //! `check`: what would work here and what not, before anything is attached.
 
+mod probe;
+
 use std::io::{self, Write as _};
 use std::net::TcpListener;
 
@@ -79,6 +81,7 @@ pub fn run(_args: &CheckArgs, settings: Settings) -> anyhow::Result<()> {
 async fn look(settings: &Settings) -> anyhow::Result<Vec<Finding>> {
     let mut findings = vec![kernel(), capabilities(), listen(settings)];
     findings.extend(programs());
+    findings.extend(probe::look(settings));
     let (connection, handle, _) = rtnetlink::new_connection().context("opening a netlink socket")?;
     tokio::spawn(connection);
     let up = interfaces::list(&handle).await?;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::{Event, Pipeline};
-use crate::anonymous::{AnonymousRequest, Decision, Evident};
+use crate::anonymous::{AnonymousRequest, Decision, Evident, Told};
 use crate::audit::event::{Request, Subject, UnauthenticatedReason};
 use crate::classify::{Probing, RequestMeaning, decoded_path, expected};
 use crate::export::metrics::Metrics;
@@ -22,20 +22,23 @@ impl Pipeline {
         self.anonymous.get_or_insert_default();
     }
 
-    /// Whether the audit log is followed, so that hits wait for its word on them.
-    pub fn expect_decisions(&mut self, expect: bool, output: &mut impl FnMut(Event<'_>)) {
-        if expect {
-            self.expect_evidence();
-            self.decisions.get_or_insert_default();
-        } else {
-            self.tell_undecided(output);
-            self.decisions = None;
+    /// From now on the probe's hits wait for what the audit log says of them.
+    pub fn expect_decisions(&mut self) {
+        self.decisions.get_or_insert_default();
+    }
+
+    /// Takes what the API server itself told. Call it once that all records of before are taken, so that a request's
+    /// connection is known.
+    pub fn told(&mut self, told: Told, output: &mut impl FnMut(Event<'_>)) {
+        match told {
+            Told::Request(request) => self.evident(request, output),
+            Told::Audited(subject) => self.audited(subject, output),
+            Told::ProbeComplete(since) => self.anonymous.get_or_insert_default().set_probe_complete(since),
+            Told::SendsGoaway(port) => self.classifier.learn_goaway(self.watch.own_addresses(), port),
         }
     }
 
-    /// Takes exact evidence of a request without a credential. Call it once that all records of before are taken, so
-    /// that the request's connection is known.
-    pub fn evident(&mut self, request: Evident, output: &mut impl FnMut(Event<'_>)) {
+    fn evident(&mut self, request: Evident, output: &mut impl FnMut(Event<'_>)) {
         let joined = self.anonymous.get_or_insert_default().join(request, &self.watch);
         let joined = match &mut self.decisions {
             Some(decisions) if joined.request.evidence == Evidence::Probe => decisions.hit(joined),
@@ -46,8 +49,7 @@ impl Pipeline {
         }
     }
 
-    /// Takes what the audit log says of a request, as [`Pipeline::evident`] does.
-    pub fn audited(&mut self, subject: Subject, output: &mut impl FnMut(Event<'_>)) {
+    fn audited(&mut self, subject: Subject, output: &mut impl FnMut(Event<'_>)) {
         match subject {
             Subject::Anonymous(request) => {
                 let evident = evident(request);
@@ -106,17 +108,6 @@ impl Pipeline {
         for hit in self.decisions.as_mut().map(|decisions| decisions.finish()).unwrap_or_default() {
             self.tell_anonymous(&hit, output);
         }
-    }
-
-    /// From when on the probe sees every anonymous request of this node's API servers; `None` where it does not.
-    pub fn set_probe_complete(&mut self, since: Option<SystemTime>) {
-        self.anonymous.get_or_insert_default().set_probe_complete(since);
-    }
-
-    /// A request of our own to this port of this node has shown that the server sends GOAWAY to unauthenticated
-    /// clients.
-    pub fn learn_goaway(&mut self, port: u16) {
-        self.classifier.learn_goaway(self.watch.own_addresses(), port);
     }
 
     /// Whether a server is known to send GOAWAY, so that requests that were accepted are told too.
