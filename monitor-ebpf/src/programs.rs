@@ -32,42 +32,49 @@ const NEXT: i32 = -1;
 
 /// XDP, also for packets in several buffers (kernel 5.18 and later).
 #[xdp(frags)]
+#[inline(always)]
 pub fn api_exposure_xdp(context: XdpContext) -> u32 {
     xdp(&context)
 }
 
 /// XDP for kernels and drivers that know no packets in several buffers.
 #[xdp]
+#[inline(always)]
 pub fn api_exposure_xdp_linear(context: XdpContext) -> u32 {
     xdp(&context)
 }
 
 /// TC ingress where XDP counts.
 #[classifier]
+#[inline(always)]
 pub fn api_exposure_ingress(context: TcContext) -> i32 {
     tc::<Ingress>(&context)
 }
 
 /// TC ingress where nothing else counts.
 #[classifier]
+#[inline(always)]
 pub fn api_exposure_ingress_count(context: TcContext) -> i32 {
     tc::<IngressCounted>(&context)
 }
 
 /// TC egress.
 #[classifier]
+#[inline(always)]
 pub fn api_exposure_egress(context: TcContext) -> i32 {
     tc::<Egress>(&context)
 }
 
 /// TC ingress on an interface without Ethernet header (tun, ipip, WireGuard).
 #[classifier]
+#[inline(always)]
 pub fn api_exposure_ingress_ip(context: TcContext) -> i32 {
     tc::<IngressIp>(&context)
 }
 
 /// TC egress on an interface without Ethernet header.
 #[classifier]
+#[inline(always)]
 pub fn api_exposure_egress_ip(context: TcContext) -> i32 {
     tc::<EgressIp>(&context)
 }

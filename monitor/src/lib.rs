@@ -11,6 +11,7 @@ mod clock;
 pub mod commands;
 pub mod config;
 pub mod discover;
+pub mod discovery;
 pub mod export;
 mod flow_table;
 pub mod inspect;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow};
 use futures_util::StreamExt as _;
-use monitor_common::Hook;
+use monitor_common::{Hook, Role};
 use rtnetlink::{Handle, MulticastGroup, new_multicast_connection};
 use tokio::sync::watch;
 
@@ -20,17 +20,22 @@ use crate::classify::Classifier;
 use crate::clock;
 use crate::config::{OnOff, Settings, UnauthenticatedGoaway};
 use crate::discover::PortState;
+use crate::discovery::grace::Grace;
+use crate::discovery::{Cluster, Known, State, ThisNode};
 use crate::export::{Health, KernelCounts, KernelSource, Metrics, Tier, TierReason};
 use crate::pipeline::{Event, Pipeline};
 use crate::probe;
 use crate::receive::Record;
-use crate::watch::Watch;
+use crate::watch::{ClusterWords, Watch};
 
 /// Changes of interfaces come in bursts: wait this long for the rest of one.
 const SETTLE: Duration = Duration::from_millis(100);
 
 /// Interfaces are listed so often even when the kernel says nothing: its messages can be lost when they are many.
 const RELIST: Duration = Duration::from_secs(10);
+
+/// The Kubernetes API is waited for so long before the first packet is looked at.
+const SETTLE_CLUSTER: Duration = Duration::from_secs(3);
 
 /// An XDP hook that may become free soon is tried so often.
 const RETRY: Duration = Duration::from_secs(1);
@@ -62,6 +67,7 @@ pub async fn run(
     sink: impl FnMut(Event<'_>) + Send + 'static,
     mut shutdown: watch::Receiver<bool>,
 ) -> Result<()> {
+    let mut cluster = Cluster::follow(settings, &metrics)?;
     let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
     let (connection, handle, mut messages) =
         new_multicast_connection(&groups).context("opening a netlink socket to follow the interfaces")?;
@@ -79,8 +85,13 @@ pub async fn run(
         times: Arc::default(),
         handle,
         talk: Talk::default(),
+        name: node_name(),
+        grace: Grace::default(),
+        cluster_ports: Vec::new(),
     };
-    node.reconcile().await?;
+    // Known from the start, a node with a public address is no exposure.
+    cluster.settle(SETTLE_CLUSTER).await;
+    node.reconcile(&cluster.state()).await?;
     node.attacher.require_one()?;
     metrics.set_kernel_source(Some(Arc::new(Source { counters, times: Arc::clone(&node.times) })));
     let stop = Arc::new(AtomicBool::new(false));
@@ -127,11 +138,12 @@ pub async fn run(
             message = messages.next() => if message.is_none() {
                 break Err(anyhow!("the netlink socket that follows the interfaces was closed"));
             },
+            () = cluster.changed() => {}
             () = tokio::time::sleep(if node.attacher.waits() { RETRY } else { RELIST }) => {}
         }
         tokio::time::sleep(SETTLE).await;
         while futures_util::FutureExt::now_or_never(messages.next()).flatten().is_some() {}
-        if let Err(error) = node.reconcile().await {
+        if let Err(error) = node.reconcile(&cluster.state()).await {
             tracing::warn!("cannot follow the interfaces: {error:#}");
         }
     };
@@ -162,12 +174,23 @@ struct Node {
     times: Arc<Mutex<Option<ProgramTimes>>>,
     handle: Handle,
     talk: Talk,
+    /// This node's name in the cluster.
+    name: Option<String>,
+    grace: Grace,
+    /// Ports that the Kubernetes API names, as they were told last.
+    cluster_ports: Vec<(u16, Role)>,
 }
 
 impl Node {
-    /// Brings tables and attachments to what the node has now.
-    async fn reconcile(&mut self) -> Result<()> {
-        let watch = Watch::new(&self.settings, &interfaces::addresses(&self.handle).await?);
+    /// Brings tables and attachments to what the node has now, and the cluster.
+    async fn reconcile(&mut self, cluster: &State) -> Result<()> {
+        let this = ThisNode { name: self.name.clone(), addresses: interfaces::addresses(&self.handle).await? };
+        let words = cluster.known.words(&this);
+        if words.ports != self.cluster_ports {
+            self.tell_ports(&words, &cluster.known);
+        }
+        let words = self.grace.extend(words, Instant::now());
+        let watch = Watch::in_cluster(&self.settings, &this.addresses, &words);
         if watch != self.watch {
             self.attacher.kernel().watch(&watch)?;
             *self.shared_watch.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(watch.clone());
@@ -184,6 +207,28 @@ impl Node {
         let times = self.attacher.kernel().program_times()?;
         *self.times.lock().unwrap_or_else(PoisonError::into_inner) = Some(times);
         Ok(())
+    }
+
+    /// Says which ports the Kubernetes API names.
+    fn tell_ports(&mut self, words: &ClusterWords, known: &Known) {
+        for (port, role) in words.ports.iter().filter(|port| !self.cluster_ports.contains(port)) {
+            match role {
+                Role::NodePort => tracing::warn!(port, "the Service kubernetes has this NodePort: watched"),
+                _ => tracing::info!(port, "API servers listen on this port: watched"),
+            }
+        }
+        for (port, _) in self.cluster_ports.iter().filter(|port| !words.ports.contains(port)) {
+            tracing::info!(port, "the Kubernetes API no longer names this port");
+        }
+        let balancers: Vec<&str> = known.load_balancers().collect();
+        if !balancers.is_empty() {
+            tracing::warn!(
+                at = balancers.join(", "),
+                "the Service kubernetes has a load balancer; what comes to its own port and not to a NodePort is read with \
+                 that port in --secure-port only"
+            );
+        }
+        self.cluster_ports.clone_from(&words.ports);
     }
 
     fn tell(&mut self, change: &Change) {
@@ -241,6 +286,15 @@ impl Node {
             }
         }
     }
+}
+
+/// This node's name in the cluster: what its pod was told (`NODE_NAME`, by the downward API), else its host name, which
+/// kubelet takes too.
+pub(crate) fn node_name() -> Option<String> {
+    let told = std::env::var("NODE_NAME").ok().filter(|name| !name.is_empty());
+    let host = || std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
+    let name = told.or_else(host)?.trim().to_ascii_lowercase();
+    (!name.is_empty()).then_some(name)
 }
 
 /// How much may still be said about interfaces.

@@ -76,9 +76,18 @@ fn log_to_stderr(arguments: &Arguments) {
     let subscriber = tracing_subscriber::fmt()
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()))
-        .with_env_filter(EnvFilter::new(filter));
+        .with_env_filter(without_quotes(EnvFilter::new(filter)));
     // There is a logger already in tests only.
     let _ = subscriber.try_init();
+}
+
+/// The client of the Kubernetes API says at any level what it was answered, and the same at each attempt: what has to be
+/// known of that is told by `discovery`.
+fn without_quotes(filter: EnvFilter) -> EnvFilter {
+    ["kube_client=off", "kube_runtime=off", "kube_core=off", "hyper_util=off", "tower=off"]
+        .into_iter()
+        .filter_map(|directive| directive.parse().ok())
+        .fold(filter, EnvFilter::add_directive)
 }
 
 fn fail(code: u8, line: &str) -> ExitCode {

@@ -48,6 +48,8 @@ fn defaults() {
         tcx: true,
         audit_log: None,
         audit_state: None,
+        discovery: DiscoveryMode::Auto,
+        kubeconfig: None,
         output: None,
     };
     assert_eq!(Settings::default(), expected);
@@ -78,6 +80,8 @@ const SAME: &[(&[&str], &str)] = &[
     (&["--tcx=false"], "tcx = false"),
     (&["--audit-log", "/var/log/kubernetes/audit.log"], "audit_log = '/var/log/kubernetes/audit.log'"),
     (&["--audit-state", "/var/lib/monitor/audit.state"], "audit_state = '/var/lib/monitor/audit.state'"),
+    (&["--discovery", "none"], "discovery = 'none'"),
+    (&["--kubeconfig", "/etc/kubernetes/monitor.conf"], "kubeconfig = '/etc/kubernetes/monitor.conf'"),
     (&["--output", "json"], "output = 'json'"),
 ];
 

@@ -13,6 +13,7 @@ use crate::audit::log::AuditKind;
 use crate::audit::node_restriction::{NodeRefusal, NodeResource};
 use crate::classify::{ExposureKind, Outcome, PathClass, Verb};
 use crate::discover::CandidateOutcome;
+use crate::discovery::{Object, Reason};
 use crate::inspect::{ClientCertificate, Credential, Evidence, FirstRequest, Protocol, TlsHandshake, Unclassified};
 use crate::probe::ProbeLoss;
 use crate::probe::process::Component;
@@ -132,6 +133,7 @@ const PATH_CLASS: Label = Label { name: "path_class", words: words!(PathClass) }
 const EVIDENCE: Label = Label { name: "evidence", words: words!(Evidence, "unknown") };
 const INTERFACE: Label = Label { name: "interface", words: &[] };
 const HOOK: Label = Label { name: "hook", words: words!(Hook) };
+const OBJECT: Label = Label { name: "object", words: words!(Object) };
 const PROGRAM: Label = Label { name: "program", words: &[] };
 
 macro_rules! definitions {
@@ -270,6 +272,14 @@ definitions! {
         "When the last self-test of the probe ended, in seconds since 1970 in UTC. Absent before the first one.";
     INFERENCE_AGREEMENT = Counter "api_exposure_inference_agreement_total" [Label { name: "inferred", words: INFERRED }, Label { name: "actual", words: words!(Actual) }]
         "How the inference does on this very cluster, while the probe sees every anonymous request: completed TLS connections to the secure port by what was inferred, of the first request (anonymous, refused, accepted) and of the client certificate (the others), and by whether the probe saw the first request without a credential. Not all differences are errors: an absent certificate leaves room for a token, and a presented one need not be accepted.";
+    DISCOVERY_SYNCED = Gauge(present) "api_exposure_discovery_synced" [OBJECT]
+        "1 where the Kubernetes API is followed for this object of the cluster: all that there is was listed, and changes come. 0 where it is not, or not now: then what was known last is kept, and without any the flags alone say what the cluster is.";
+    DISCOVERY_OBJECTS = Gauge(present) "api_exposure_discovery_objects" [OBJECT]
+        "Objects of the cluster that are known from the Kubernetes API.";
+    DISCOVERY_ERRORS = Counter(present) "api_exposure_discovery_errors_total" [OBJECT, Label { name: "reason", words: words!(Reason) }]
+        "Attempts to follow an object of the cluster by the Kubernetes API that failed, by reason; they are repeated after a while. That the API has no ServiceCIDRs (before Kubernetes 1.33), or does not let them be read, is no error.";
+    DISCOVERY_LAST_CHANGE = Gauge(present) "api_exposure_discovery_last_change_timestamp_seconds" []
+        "When the Kubernetes API last said something new of the cluster, in seconds since 1970 in UTC; 0: never.";
 
     BUILD_INFO = Gauge "api_exposure_build_info" [Label { name: "version", words: &[] }, Label { name: "revision", words: &[] }]
         "1; version and source revision of this program.";

@@ -21,6 +21,7 @@ use crate::audit::log::AuditKind;
 use crate::audit::node_restriction::{NodeRefusal, NodeResource};
 use crate::classify::{Connection, ExposureKind, Probing, RequestMeaning};
 use crate::discover::CandidateOutcome;
+use crate::discovery::{Object, Reason};
 use crate::inspect::{Credential, Evidence, Request, Unclassified};
 use crate::pipeline::Event;
 use crate::probe::ProbeLoss;
@@ -75,6 +76,10 @@ pub struct Metrics {
     self_test_success: OpenFamily,
     self_test_timestamp: OpenFamily,
     inference_agreement: Family<2>,
+    discovery_synced: Family<1>,
+    discovery_objects: Family<1>,
+    discovery_errors: Family<2>,
+    discovery_last_change: Family<0>,
 
     event_readers: Family<0>,
     event_readers_refused: Family<0>,
@@ -144,6 +149,10 @@ impl Metrics {
             self_test_success: register_open(&registry, &definitions::SELF_TEST_SUCCESS)?,
             self_test_timestamp: register_open(&registry, &definitions::SELF_TEST_TIMESTAMP)?,
             inference_agreement: register(&registry, &definitions::INFERENCE_AGREEMENT)?,
+            discovery_synced: register(&registry, &definitions::DISCOVERY_SYNCED)?,
+            discovery_objects: register(&registry, &definitions::DISCOVERY_OBJECTS)?,
+            discovery_errors: register(&registry, &definitions::DISCOVERY_ERRORS)?,
+            discovery_last_change: register(&registry, &definitions::DISCOVERY_LAST_CHANGE)?,
             event_readers: register(&registry, &definitions::EVENT_READERS)?,
             event_readers_refused: register(&registry, &definitions::EVENT_READERS_REFUSED)?,
             event_lines: register(&registry, &definitions::EVENT_LINES)?,
@@ -459,6 +468,23 @@ impl Metrics {
         self.detection_tier.remove(|words| is(words, 0, tier.label()));
         let works = if reason == TierReason::Working { 1.0 } else { 0.0 };
         self.detection_tier.set(&[tier.label(), reason.label()], works);
+    }
+
+    /// Whether the Kubernetes API is followed for this object.
+    pub fn discovery_synced(&self, object: Object, synced: bool) {
+        self.discovery_synced.set([object as usize], synced.into());
+    }
+
+    /// The Kubernetes API said something new: so many of this object are known now.
+    pub fn discovery_changed(&self, object: Object, objects: usize) {
+        self.discovery_objects.set([object as usize], objects as u64);
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        self.discovery_last_change.set([], now.as_secs());
+    }
+
+    /// An attempt to follow this object failed.
+    pub fn discovery_failed(&self, object: Object, reason: Reason) {
+        self.discovery_errors.increment([object as usize, reason as usize]);
     }
 
     /// How many read the events now.

@@ -55,7 +55,7 @@ impl ControlPlane {
             fs::copy(&from, lab.directory().join(name)).with_context(|| format!("cannot copy {}", from.display()))?;
         }
         credentials::make(lab.directory())?;
-        for (name, text) in [("audit-policy.yaml", AUDIT_POLICY), ("conditions.yaml", CONDITIONS)] {
+        for (name, text) in [("audit-policy.yaml", AUDIT_POLICY), ("conditions.yaml", CONDITIONS), ("pod.json", POD)] {
             fs::write(lab.directory().join(name), text).with_context(|| format!("cannot write {name}"))?;
         }
         // All of the clients' networks are behind the outside host.
@@ -202,6 +202,10 @@ const AUDIT_POLICY: &str =
 /// Anonymous for the health paths only.
 const CONDITIONS: &str = "apiVersion: apiserver.config.k8s.io/v1\nkind: AuthenticationConfiguration\nanonymous:\n  \
                           enabled: true\n  conditions:\n  - path: /livez\n  - path: /readyz\n  - path: /healthz\n";
+
+/// A pod that names no service account.
+const POD: &str =
+    r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"miner"},"spec":{"containers":[{"name":"a","image":"a"}]}}"#;
 
 const TOKEN_REQUEST: &str = r#"{"apiVersion":"authentication.k8s.io/v1","kind":"TokenRequest","spec":{}}"#;
 

@@ -70,7 +70,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         match suite {
             Suite::Apiservers => apiservers::run(&binary, arguments.all, arguments.captures.as_deref())?,
             Suite::Cluster => cluster::run(arguments.all)?,
-            Suite::Hardening => hardening::run()?,
+            Suite::Hardening => hardening::run(&binary)?,
         }
     }
     println!("\ne2e: done, with {}", binary.display());

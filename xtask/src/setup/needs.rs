@@ -21,6 +21,8 @@ pub enum Group {
     Kubernetes,
     /// What dashboards are checked with, and drawn with.
     Dashboards,
+    /// A real cluster: containers, their network, and Prometheus with its Alertmanager.
+    Cluster,
 }
 
 impl Group {
@@ -37,6 +39,7 @@ impl Group {
             Self::Bench => "bench",
             Self::Vm => "vm",
             Self::Kubernetes => "kubernetes",
+            Self::Cluster => "cluster",
             Self::Dashboards => "dashboards",
         }
     }
@@ -91,10 +94,18 @@ pub const NEEDS: &[Need] = &[
     Need { group: Group::Vm, program: "zstd", from: From::Package("zstd") },
     Need { group: Group::Kubernetes, program: "go", from: From::Backports("golang-go") },
     Need { group: Group::Kubernetes, program: "etcd", from: From::Package("etcd-server") },
+    Need { group: Group::Kubernetes, program: "iptables", from: From::Package("iptables") },
     Need { group: Group::Kubernetes, program: "python3", from: From::Package("python3") },
     Need { group: Group::Kubernetes, program: "node", from: From::Package("nodejs") },
     Need { group: Group::Kubernetes, program: "java", from: From::Package("openjdk-17-jdk-headless") },
     Need { group: Group::Dashboards, program: "python3", from: From::Package("python3-venv") },
     Need { group: Group::Dashboards, program: "npm", from: From::Package("npm") },
     Need { group: Group::Dashboards, program: "chromium", from: From::Package("chromium") },
+    Need { group: Group::Cluster, program: "containerd", from: From::Package("containerd") },
+    Need { group: Group::Cluster, program: "runc", from: From::Package("runc") },
+    // Plugins are called by containerd and lie where nobody's PATH leads.
+    Need { group: Group::Cluster, program: "/usr/lib/cni/ptp", from: From::Package("containernetworking-plugins") },
+    Need { group: Group::Cluster, program: "iptables", from: From::Package("iptables") },
+    Need { group: Group::Cluster, program: "bpftool", from: From::Package("bpftool") },
+    Need { group: Group::Cluster, program: "prometheus-alertmanager", from: From::Package("prometheus-alertmanager") },
 ];

@@ -74,6 +74,17 @@ pub struct Outcome {
     pub failures: Vec<String>,
 }
 
+impl Outcome {
+    /// Counts what was said of a first request. That one without a credential was accepted is not told here but in
+    /// [`Matrix`]: the server is free to leave its GOAWAY out, and on a busy machine it does.
+    pub fn first_request(&mut self, truth: &str, said: &str, name: &str) {
+        if said != "unknown" && said != truth && !(said == "accepted" && ["anonymous", "refused"].contains(&truth)) {
+            self.failures.push(format!("{name}: first request `{said}` instead of `{truth}`"));
+        }
+        self.first_requests.add(truth, said);
+    }
+}
+
 /// Compares the requests of a case with what had to become of them, and its connections with what was said of them.
 pub fn case(
     outcome: &mut Outcome,
@@ -83,14 +94,15 @@ pub fn case(
     requests: &[&Request],
     connections: &[&Seen],
 ) {
-    let mut fail = |text: String| outcome.failures.push(format!("{}: {text}; the client said: {said}", case.name));
+    let told = |text: String| format!("{}: {text}; the client said: {said}", case.name);
     let taken: Vec<(Actor, &str)> = requests.iter().map(|request| (request.actor, request.path.as_str())).collect();
     if taken != vec![(actor, case.path); case.connections.len()] {
         let wanted = (case.connections.len(), actor.word(), case.path);
-        return fail(format!("the audit log has {taken:?} and has to have {wanted:?}"));
+        return outcome.failures.push(told(format!("the audit log has {taken:?} and has to have {wanted:?}")));
     }
     if connections.len() != case.connections.len() {
-        return fail(format!("{} connections seen instead of {}", connections.len(), case.connections.len()));
+        let (seen, wanted) = (connections.len(), case.connections.len());
+        return outcome.failures.push(told(format!("{seen} connections seen instead of {wanted}")));
     }
     for (expected, seen) in case.connections.iter().zip(connections) {
         let facts = [
@@ -102,7 +114,8 @@ pub fn case(
         ];
         for (pointer, wanted) in facts {
             if seen.word(pointer) != wanted {
-                fail(format!("{pointer} is `{}` instead of `{wanted}`", seen.word(pointer)));
+                let word = seen.word(pointer);
+                outcome.failures.push(told(format!("{pointer} is `{word}` instead of `{wanted}`")));
             }
         }
         let certificate = seen.word("/tls/client_certificate");
@@ -110,15 +123,13 @@ pub fn case(
         if certificate != expected.client_certificate()
             && (certificate != "unknown" || expected.tls == "1.2" && !expected.resumed)
         {
-            fail(format!("certificate `{certificate}` instead of `{}`", expected.client_certificate()));
+            let wanted = expected.client_certificate();
+            outcome.failures.push(told(format!("certificate `{certificate}` instead of `{wanted}`")));
         }
         let first = seen.word("/tls/first_request");
         let truth = if expected.http2 { actor.word() } else { "over HTTP/1.1" };
-        if first != "unknown" && first != truth {
-            fail(format!("first request `{first}` instead of `{truth}`"));
-        }
         outcome.certificates.add(expected.client_certificate(), &certificate);
-        outcome.first_requests.add(truth, &first);
+        outcome.first_request(truth, &first, &case.name);
     }
 }
 
