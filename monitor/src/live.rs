@@ -2,7 +2,7 @@
 
 use std::os::fd::AsRawFd as _;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use crate::anonymous::Told;
 use crate::attach::object::{Counters, Discovered, KernelHalf, ProgramTimes, Reading};
 use crate::attach::{Attacher, Change, Names, Policy, Standing, interfaces};
+use crate::audit;
 use crate::classify::Classifier;
 use crate::clock;
 use crate::config::{OnOff, Settings, UnauthenticatedGoaway};
@@ -99,14 +100,22 @@ pub async fn run(
             UnauthenticatedGoaway::Auto | UnauthenticatedGoaway::On => TierReason::NotSeen,
         },
     );
-    let (tell, told) = match settings.probe {
-        OnOff::On => Some(std::sync::mpsc::sync_channel(TOLD)).unzip(),
-        OnOff::Off => (None, None),
-    };
+    let tells = settings.probe == OnOff::On || settings.audit_log.is_some();
+    let (tell, told) = tells.then(|| sync_channel(TOLD)).unzip();
     let mut reader = Reader::start(settings, (reading, told), &node, &stop, Arc::clone(&health), sink)?;
     for tier in [Tier::Plaintext, Tier::TlsClear, Tier::RecordLength] {
         metrics.tier(tier, TierReason::Working);
     }
+    let audit = match (settings.audit_log.clone(), tell.clone()) {
+        (Some(log), Some(tell)) => {
+            let paths = audit::follow::Paths { log, state: settings.audit_state.clone() };
+            Some(audit::follow::Follower::start(paths, tell, Arc::clone(&metrics))?)
+        }
+        _ => {
+            metrics.tier(Tier::Audit, TierReason::NotConfigured);
+            None
+        }
+    };
     let probe = match (settings.probe, tell) {
         (OnOff::On, Some(tell)) => Some(
             probe::follow::Follower::start(probe::Settings::default(), tell, Arc::clone(&metrics))
@@ -138,6 +147,7 @@ pub async fn run(
     };
     health.set_not_ready("shutting down");
     drop(probe);
+    drop(audit);
     // Detach first, so that what is still in the ring buffer is all that there will be; then read that.
     drop(node);
     metrics.set_kernel_source(None);
@@ -326,6 +336,9 @@ impl Reader {
         );
         if told.is_some() {
             pipeline.expect_evidence();
+        }
+        if settings.audit_log.is_some() {
+            pipeline.expect_decisions();
         }
         let watch = Arc::clone(&node.shared_watch);
         let metrics = Arc::clone(&node.metrics);
