@@ -1,5 +1,6 @@
 //! `check`: what would work here and what not, before anything is attached.
 
+mod audit;
 mod configuration;
 mod probe;
 
@@ -21,9 +22,8 @@ use crate::attach::object::{KernelHalf, program};
 use crate::attach::{privileges, traffic_control};
 use crate::config::{DiscoveryMode, Output, Settings};
 use crate::configuration::Severity;
-use crate::discovery::{Cluster, Object, Progress, ThisNode};
+use crate::discovery::{Cluster, Object, Progress, ThisNode, local};
 use crate::export::Metrics;
-use crate::live;
 
 /// The oldest kernel that is supported: what the kernel half needs (ring buffer 5.8, CAP_BPF 5.8) and is tested on.
 const OLDEST: KernelVersion = KernelVersion::new(5, 10, 0);
@@ -102,6 +102,7 @@ async fn look(settings: &Settings) -> anyhow::Result<Vec<Finding>> {
     let mut findings = vec![kernel(), capabilities(), listen(settings)];
     findings.extend(programs());
     findings.extend(probe::look(settings));
+    findings.extend(audit::look(settings));
     let (connection, handle, _) = rtnetlink::new_connection().context("opening a netlink socket")?;
     tokio::spawn(connection);
     let up = interfaces::list(&handle).await?;
@@ -234,7 +235,7 @@ async fn cluster(settings: &Settings, addresses: Vec<IpAddr>) -> Vec<Finding> {
     }
     cluster.settle(CLUSTER).await;
     let state = cluster.state();
-    let this = ThisNode { name: live::node_name(), addresses };
+    let this = ThisNode { name: local::node_name(), addresses };
     let of = |object: &Object| {
         let (status, found) = match state.progress(*object) {
             Progress::Synced => (Status::Ok, state.known.describe(*object, &this)),

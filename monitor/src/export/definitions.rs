@@ -159,7 +159,7 @@ macro_rules! definitions {
 
 definitions! {
     EXPOSURES = Counter(present) "api_exposure_exposures_total" [Label { name: "kind", words: words!(ExposureKind) }, SOURCE]
-        "Exposures: connections on which something was seen that should not have been possible, once for each connection and kind, by where the client's address belongs.";
+        "Exposures: connections on which something was seen that should not have been possible, once for each connection and kind, by where the client's address belongs. Kind anonymous_probing, a burst of refused requests, counts once a minute for each address.";
     CONNECTIONS = Counter "api_exposure_connections_total" [ROLE, SOURCE, Label { name: "protocol", words: words!(Protocol) }, Label { name: "outcome", words: words!(Outcome) }]
         "Connections to watched ports on which payload was seen, by what the port is meant to be, where the client's address belongs, what was spoken, and whether the start was seen. Connections without payload are in api_exposure_tcp_handshake_packets_total.";
     UNCLASSIFIED = Counter(present) "api_exposure_unclassified_connections_total" [Label { name: "reason", words: words!(Unclassified) }]
@@ -230,7 +230,7 @@ definitions! {
         "1 while the audit log can be read and has audit events in JSON, 0 while it cannot; api_exposure_detection_tier and the log have the reason. Absent without --audit-log.";
     AUDIT_LOG_CHANGES = Counter(present) "api_exposure_audit_log_changes_total" [Label { name: "change", words: words!(Change) }]
         "What happened to the audit log's file: how it was begun (from_end, from_start, resumed), that it was rotated or cut (rotated), and that the rest of an old one was not found again, so that events may be missing (rest_lost).";
-    UNAUTHENTICATED_RESPONSES = Counter(present) "api_exposure_unauthenticated_responses_total" [SOURCE, Label { name: "reason", words: words!(UnauthenticatedReason) }]
+    UNAUTHENTICATED_RESPONSES = Counter(present) "api_exposure_unauthenticated_responses_total" [KNOWN_SOURCE, Label { name: "reason", words: words!(UnauthenticatedReason) }]
         "Exact, from the audit log: requests that the API server refused with 401, by where the client's address belongs and whether they carried no credential or a bad one. The API server's own events do not tell which: unknown.";
     NODE_RESTRICTION_REFUSED = Counter "api_exposure_node_restriction_refused_total" [Label { name: "resource", words: words!(NodeResource) }, Label { name: "reason", words: words!(NodeRefusal) }]
         "Exact, from the audit log: writes of nodes (system:node: users) that the admission plugin NodeRestriction refused, by resource and reason. It shows that the plugin works; a node that tries more than it may is broken or taken over. What the Node authorizer refuses before is api_exposure_audit_events_total of kind node_refused.";

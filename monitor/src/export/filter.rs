@@ -36,6 +36,11 @@ impl Filter {
             }
             // It has no source, role or exposure to be chosen by.
             Event::Finding(_) => self.source.is_empty() && self.exposure.is_empty() && self.role.is_empty(),
+            Event::Probing(probing) => {
+                self.role.is_empty()
+                    && (self.source.is_empty() || self.source.contains(&probing.class))
+                    && (self.exposure.is_empty() || self.exposure.contains(&ExposureKind::AnonymousProbing))
+            }
             Event::Port(_) => {
                 self.source.is_empty()
                     && (self.exposure.is_empty() || self.exposure.contains(&ExposureKind::PlaintextApi))

@@ -21,7 +21,7 @@ use crate::audit::event::UnauthenticatedReason;
 use crate::audit::follower::Change;
 use crate::audit::log::AuditKind;
 use crate::audit::node_restriction::{NodeRefusal, NodeResource};
-use crate::classify::{Connection, ExposureKind, RequestMeaning};
+use crate::classify::{Connection, ExposureKind, Probing, RequestMeaning};
 use crate::discover::CandidateOutcome;
 use crate::discovery::{Object, Reason};
 use crate::inspect::{Credential, Evidence, Request, Unclassified};
@@ -218,6 +218,7 @@ impl Metrics {
             // The pipeline counts ports itself: what became of most is no event.
             Event::Port(_) | Event::Finding(_) => {}
             Event::Anonymous(request) => self.anonymous_request(request),
+            Event::Probing(probing) => self.probing(probing),
         }
     }
 
@@ -307,6 +308,19 @@ impl Metrics {
             let class = class.unwrap_or(SourceClass::Public);
             self.exposures.increment([*kind as usize, class as usize]);
         }
+    }
+
+    /// A request at the insecure port of which the audit log told.
+    pub fn unsecured_request(&self, joined: &AnonymousRequest) {
+        let class = joined.class.unwrap_or(SourceClass::Public);
+        for kind in &joined.new_exposures {
+            self.exposures.increment([*kind as usize, class as usize]);
+        }
+    }
+
+    /// A burst of refused requests from one address.
+    pub fn probing(&self, probing: &Probing) {
+        self.exposures.increment([ExposureKind::AnonymousProbing as usize, probing.class as usize]);
     }
 
     /// What was inferred of a connection, beside what the probe saw.
@@ -420,8 +434,9 @@ impl Metrics {
     }
 
     /// The API server refused a request of this client's with 401.
-    pub fn unauthenticated_response(&self, source: SourceClass, reason: UnauthenticatedReason) {
-        self.unauthenticated_responses.increment([source as usize, reason as usize]);
+    pub fn unauthenticated_response(&self, source: Option<SourceClass>, reason: UnauthenticatedReason) {
+        let source = source.map_or(SourceClass::COUNT, |source| source as usize);
+        self.unauthenticated_responses.increment([source, reason as usize]);
     }
 
     /// NodeRestriction refused a node's write.

@@ -39,6 +39,9 @@ const TEST_AGAIN: Duration = Duration::from_secs(60);
 const TEST_STARTING: Duration = Duration::from_secs(2);
 const STARTS: u32 = 30;
 
+/// One that listens may still be starting, too: so many tests have to fail before that is a failure.
+const TRIES: u32 = 5;
+
 /// A hit of our own test that comes so late is still ours.
 const OURS: Duration = Duration::from_secs(30);
 
@@ -107,6 +110,12 @@ struct Test {
     attempts: u32,
     /// `None`: not yet, or there is nothing to be tested.
     passed: Option<bool>,
+}
+
+impl Test {
+    fn again_soon(&mut self) {
+        self.due = Instant::now() + TEST_STARTING;
+    }
 }
 
 impl Following {
@@ -215,7 +224,7 @@ impl Following {
         }
         for &component in Component::ALL {
             let of = |attached: bool| -> usize {
-                let of = status.iter().filter(|status| status.component == component);
+                let of = status.iter().filter(|status| status.component == component && status.is_here());
                 of.filter(|status| status.outcome.is_ok() == attached).map(|status| status.processes.len()).sum()
             };
             self.metrics.set_probed(component, of(true), of(false));
@@ -233,20 +242,19 @@ impl Following {
 
     /// Says from when on every anonymous request is seen: from now, if at all.
     fn tell_complete(&mut self) {
-        let serving = |status: &&Status| !status.processes.is_empty();
-        let mut serving = self.known.iter().filter(serving).peekable();
+        let mut serving = self.known.iter().filter(|status| status.is_here()).peekable();
         self.complete = serving.peek().is_some() && serving.all(|status| status.outcome.is_ok());
         self.tell(Told::ProbeComplete(self.complete.then(SystemTime::now)));
     }
 
     fn tell_tier(&self) {
-        let probed = |status: &&Status| !status.processes.is_empty() && status.outcome.is_ok();
         let reason = if self.tests.values().any(|test| test.passed == Some(false)) {
             TierReason::Failed
-        } else if self.known.iter().any(|status| probed(&status)) {
+        } else if self.known.iter().any(|status| status.is_here() && status.outcome.is_ok()) {
             TierReason::Working
         } else {
-            let refusal = self.known.iter().find_map(|status| status.outcome.as_ref().err());
+            let refusal =
+                self.known.iter().filter(|status| status.is_here()).find_map(|status| status.outcome.as_ref().err());
             refusal.map_or(TierReason::NotSeen, |refusal| tier_reason(refusal.reason))
         };
         self.metrics.tier(Tier::Probe, reason);
@@ -264,7 +272,10 @@ impl Following {
         };
         let mut others = Vec::new();
         let (local, outcome) = self_test::run(probe, endpoint, &mut |hit| others.push(hit));
-        self.ours.extend(local.map(|local| (local, Instant::now())));
+        if let Some(local) = local {
+            self.ours.push((local, Instant::now()));
+            self.tell(Told::Own(local));
+        }
         others.into_iter().for_each(|hit| self.hit(hit));
         let Some(test) = self.tests.get_mut(&process) else { return };
         test.attempts += 1;
@@ -272,14 +283,12 @@ impl Following {
         let (passed, pause) = match &outcome {
             Outcome::Passed { .. } => (Some(true), TEST),
             Outcome::NoAnonymous => (None, TEST),
-            Outcome::NotListening(_) if before.is_none() && test.attempts < STARTS => {
-                test.due = Instant::now() + TEST_STARTING;
-                return;
-            }
+            Outcome::NotListening(_) if before.is_none() && test.attempts < STARTS => return test.again_soon(),
+            Outcome::Failed(_) if before.is_none() && test.attempts < TRIES => return test.again_soon(),
             Outcome::NotListening(_) | Outcome::Failed(_) => (Some(false), TEST_AGAIN),
         };
         (test.passed, test.due) = (passed, Instant::now() + pause);
-        let first = test.attempts == 1 || before != passed;
+        let first = before.is_none() || before != passed;
         match &outcome {
             Outcome::Passed { took, answer } => {
                 if first {
@@ -320,6 +329,9 @@ fn say(status: &Status) {
             %executable, component, ?processes, go = %probed.go_version, way = probed.way.label(),
             "probed for anonymous requests"
         ),
+        Err(refusal) if refusal.reason == NotProbed::Elsewhere => {
+            tracing::debug!(%executable, component, ?processes, "not probed: {refusal}");
+        }
         Err(refusal) => tracing::warn!(%executable, component, ?processes, "not probed: {refusal}"),
     }
 }
@@ -347,7 +359,7 @@ pub fn tier_reason(reason: NotProbed) -> TierReason {
     match reason {
         NotProbed::NotPermitted => TierReason::NotPermitted,
         NotProbed::Unsupported => TierReason::Unsupported,
-        NotProbed::NotBelieved => TierReason::NotSeen,
+        NotProbed::NotBelieved | NotProbed::Elsewhere => TierReason::NotSeen,
         NotProbed::Failed => TierReason::Failed,
     }
 }
