@@ -14,8 +14,9 @@ pub const PREFIXES: u32 = 32_768;
 pub const CACHED_SOURCES: u32 = 1_024;
 
 /// Bytes of the ring buffer: a power of two and a multiple of the page size.
-/// Holds about 4,000 hellos of 1.5 kB that come before user space wakes up.
-pub const RING_BYTES: u32 = 8 << 20;
+/// Holds about 2,000 hellos of 1.5 kB that come before user space wakes up. It counts twice in the daemon's resident
+/// memory, since its pages are mapped twice, one behind the other.
+pub const RING_BYTES: u32 = 4 << 20;
 
 /// Payload bytes in one record at the most; a larger segment (GRO, loopback) gives several records.
 /// Per-CPU scratch space may not exceed 32 KiB (the kernel's PCPU_MIN_UNIT_SIZE).

@@ -3,11 +3,15 @@
 //! The way of a packet in user space: receive, reassemble, inspect, classify, export. Only [`pipeline`] names all
 //! stages; a stage imports the type of the stage before it and `monitor-common`, nothing after it.
 
+pub mod anonymous;
 pub mod attach;
+pub mod audit;
 pub mod classify;
+mod clock;
 pub mod commands;
 pub mod config;
 pub mod discover;
+pub mod discovery;
 pub mod export;
 mod flow_table;
 pub mod inspect;

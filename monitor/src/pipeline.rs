@@ -1,5 +1,6 @@
 //! The way of a record through user space: the only file that names all stages.
 
+mod evidence;
 mod memory;
 mod sweep;
 
@@ -9,13 +10,17 @@ use std::time::{Duration, SystemTime};
 
 use monitor_common::{Asked, Decision, FlowKey, RecordFlags, RecordHeader, Role, Side, SourceClass, limits};
 
-use crate::classify::{Classifier, Connection, Destination, ExposureKind, Outcome, PathClass, RequestMeaning, Source};
+use crate::anonymous::{Anonymous, AnonymousRequest, Decisions};
+use crate::classify::{
+    Classifier, Connection, Destination, ExposureKind, Outcome, PathClass, Probing, RequestMeaning, Source,
+};
 use crate::discover::{CandidateOutcome, Discovery, Forget, News, OtherReply, PortState, Standing};
 use crate::export::metrics::Metrics;
 use crate::flow_table::{FlowTable, Place};
 use crate::inspect::{FirstRequest, Inspector, Observation, Protocol};
 use crate::reassemble::{Chunk, Counts, Streams};
 use crate::receive::Record;
+use crate::watch::Watch;
 
 /// What the pipeline says as it happens.
 #[derive(Clone, Copy, Debug)]
@@ -28,6 +33,10 @@ pub enum Event<'a> {
     Exposure(&'a Connection, ExposureKind),
     /// A port that nobody named was found to speak the Kubernetes API in the clear, or has not done so for long.
     Port(PortChange),
+    /// A request without a credential of which the API server itself told: by the probe or its audit log.
+    Anonymous(&'a AnonymousRequest),
+    /// A burst of refused requests from one address.
+    Probing(&'a Probing),
 }
 
 /// What changed about a port that nobody named.
@@ -62,6 +71,11 @@ pub struct Pipeline {
     memory: memory::Memory,
     classifier: Classifier,
     discovery: Discovery,
+    /// Connections of which exact evidence may come; `None` where none is looked for.
+    anonymous: Option<Anonymous>,
+    /// What the audit log says of hits; `None` where it is not followed.
+    decisions: Option<Decisions>,
+    watch: Arc<Watch>,
     metrics: Arc<Metrics>,
     interface_names: InterfaceNames,
     /// Added to a record's time to make it one since 1970.
@@ -95,6 +109,8 @@ enum State {
 
 struct Live {
     connection: Connection,
+    /// Time of the record that began it.
+    began: u64,
     streams: Streams,
     inspector: Inspector,
     decision: Decision,
@@ -124,6 +140,9 @@ impl Pipeline {
             memory: memory::Memory::default(),
             classifier,
             discovery: Discovery::default(),
+            anonymous: None,
+            decisions: None,
+            watch: Arc::default(),
             metrics,
             interface_names,
             clock_offset,
@@ -165,7 +184,7 @@ impl Pipeline {
         };
         self.metrics.record(record.bytes.len());
         let place = self.admit(record, output)?;
-        let Self { flows, classifier, discovery, metrics, resets, .. } = self;
+        let Self { flows, classifier, discovery, metrics, resets, anonymous, .. } = self;
         let Flow { state: State::Live(live), .. } = flows.at(place)? else {
             return None;
         };
@@ -194,7 +213,13 @@ impl Pipeline {
         }
         let ended = live.streams.ended();
         if (delivered || ended) && live.is_told(discovery) {
+            let exposures = live.connection.exposures.len();
             live.classify(classifier, metrics, ended, output);
+            if let (Some(anonymous), Some(new)) = (anonymous, live.connection.exposures.get(exposures..))
+                && new.contains(&ExposureKind::AnonymousRequest)
+            {
+                anonymous.exposed(&live.connection);
+            }
         }
         let feedback =
             (wanted != live.decision).then_some(Feedback { key: header.key, born: header.born, decision: wanted });
@@ -245,6 +270,11 @@ impl Pipeline {
             self.metrics.malformed();
             return None;
         };
+        if let Some(anonymous) = &mut self.anonymous
+            && live.told
+        {
+            anonymous.began(&live.connection);
+        }
         let flow = Flow { born: header.born, state: State::Live(Box::new(live)) };
         self.live += 1;
         let place = match known {
@@ -274,7 +304,7 @@ impl Pipeline {
         let address = |bytes: [u8; 16]| std::net::Ipv6Addr::from(bytes).to_canonical();
         Some(Live {
             connection: Connection {
-                time: SystemTime::UNIX_EPOCH + self.clock_offset + Duration::from_nanos(header.time),
+                time: self.wall_clock(header.time),
                 interface: (self.interface_names)(header.interface()),
                 source: Source { ip: address(header.key.client), port: header.key.client_port, class },
                 destination: Destination { ip: address(header.key.server), port: header.key.server_port, role },
@@ -284,6 +314,7 @@ impl Pipeline {
                 first_request: FirstRequest::Unknown,
                 exposures: Vec::new(),
             },
+            began: header.time,
             streams: Streams::new(),
             inspector: Inspector::new(start_known),
             decision: Decision::Read,
@@ -310,7 +341,7 @@ impl Pipeline {
                 self.metrics.set_flows(self.live);
             }
         }
-        let time = SystemTime::UNIX_EPOCH + self.clock_offset + Duration::from_nanos(now);
+        let time = self.wall_clock(now);
         for news in self.discovery.take_news() {
             let (port, state) = match news {
                 News::Decided(port, outcome) => {
@@ -340,6 +371,7 @@ impl Pipeline {
         self.memory.clear();
         self.metrics.set_flows(0);
         self.tell_discovery(now, output);
+        self.tell_undecided(output);
     }
 
     fn close(&mut self, place: Place, after: State, output: &mut impl FnMut(Event<'_>)) {
@@ -349,7 +381,18 @@ impl Pipeline {
             self.live -= 1;
             self.memory.free(&live.weight);
             self.metrics.set_flows(self.live);
+            let last_heard = self.wall_clock(live.last_heard);
+            if let Some(anonymous) = &mut self.anonymous
+                && live.told
+            {
+                anonymous.judged(&live.connection, last_heard, &self.watch);
+            }
         }
+    }
+
+    /// A record's time as one since 1970.
+    fn wall_clock(&self, time: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + self.clock_offset + Duration::from_nanos(time)
     }
 }
 
@@ -379,6 +422,7 @@ impl Live {
         output: &mut impl FnMut(Event<'_>),
     ) {
         let found = classifier.classify(&mut self.connection);
+        let now = self.connection.time + Duration::from_nanos(self.last_heard.saturating_sub(self.began));
         if !self.counted && (ended || self.connection.observation.protocol != Protocol::None) {
             self.counted = true;
             metrics.connection(&self.connection);
@@ -387,15 +431,25 @@ impl Live {
             metrics.exposure(&self.connection, kind);
             output(Event::Exposure(&self.connection, kind));
         }
+        if ended {
+            evidence::tell_probing(classifier.refused_first_request(&self.connection, now), metrics, output);
+        }
         while let Some(request) = self.connection.observation.requests.get(self.requests_reported)
             && (ended || request.status.is_some())
         {
             metrics.request(&self.connection, self.requests_reported);
             output(Event::Request(&self.connection, self.requests_reported));
+            if let Some(meaning) = self.connection.requests.get(self.requests_reported) {
+                let probing = classifier.refused_request(&self.connection, request, meaning, now);
+                evidence::tell_probing(probing, metrics, output);
+            }
             self.requests_reported += 1;
         }
         for request in self.connection.observation.take_overflow() {
-            metrics.unlisted_request(&self.connection, &request, &RequestMeaning::of(&request));
+            let meaning = RequestMeaning::of(&request);
+            metrics.unlisted_request(&self.connection, &request, &meaning);
+            let probing = classifier.refused_request(&self.connection, &request, &meaning, now);
+            evidence::tell_probing(probing, metrics, output);
         }
     }
 

@@ -10,6 +10,7 @@ pub mod frame;
 pub mod kernel;
 pub mod namespace;
 pub mod random;
+pub mod rules;
 pub mod sender;
 pub mod wire;
 

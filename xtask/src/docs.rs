@@ -1,10 +1,10 @@
-//! `cargo xtask docs`: writes what README says of flags and metrics anew, from the code.
+//! `cargo xtask docs`: writes what README says of flags and metrics, and docs/alerts.md of alerts, anew.
 
 use anyhow::{Result, ensure};
 
 use crate::workspace;
 
-/// Writes the generated parts of README.
+/// Writes the generated parts of README and of the alert reference.
 #[derive(clap::Args)]
 pub struct Arguments {}
 
@@ -13,7 +13,7 @@ pub fn run(_: &Arguments) -> Result<()> {
     let mut cargo = workspace::cargo();
     cargo.args(["test", "--quiet", "--package", "monitor-tests", "--test", "documentation"]);
     let status = cargo.env("API_EXPOSURE_WRITE_DOCUMENTATION", "1").status()?;
-    ensure!(status.success(), "the generated parts of README.md could not be written");
-    println!("README.md is what the code says");
+    ensure!(status.success(), "the generated parts of README.md and docs/alerts.md could not be written");
+    println!("README.md and docs/alerts.md are what the code and the rules say");
     Ok(())
 }

@@ -6,8 +6,12 @@ use clap::{Parser, Subcommand};
 
 mod bench;
 mod build;
+mod chart;
+mod dashboards;
 mod demo;
 mod docs;
+mod e2e;
+mod image;
 mod interrupt;
 mod lab;
 mod setup;
@@ -30,8 +34,12 @@ enum Command {
     Setup(setup::Arguments),
     Build(build::Arguments),
     Bench(bench::Arguments),
+    Dashboards(dashboards::Arguments),
+    Chart(chart::Arguments),
     Demo(demo::Arguments),
     Docs(docs::Arguments),
+    E2e(e2e::Arguments),
+    Image(image::Arguments),
     Test(test::Arguments),
     Tidy(tidy::Arguments),
     Vm(vm::Arguments),
@@ -43,8 +51,12 @@ fn main() -> ExitCode {
         Command::Setup(arguments) => setup::run(&arguments),
         Command::Build(arguments) => build::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
+        Command::Dashboards(arguments) => dashboards::run(&arguments),
+        Command::Chart(arguments) => chart::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Docs(arguments) => docs::run(&arguments),
+        Command::Image(arguments) => image::run(&arguments),
+        Command::E2e(arguments) => e2e::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
         Command::Tidy(arguments) => tidy::run(&arguments),
         Command::Vm(arguments) => vm::run(&arguments),

@@ -11,11 +11,15 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::e2e::binaries;
 use crate::setup::{self, Group};
-use crate::{build, demo, interrupt, tidy, workspace};
+use crate::{build, chart, dashboards, demo, interrupt, tidy, vm, workspace};
 
 /// Packages whose `#[ignore = "needs root"]` tests are run by root.
 const PRIVILEGED: [&str; 2] = ["monitor-tests", "xtask"];
+
+/// `1`: a kernel half that has changed is tried on other kernels, as under `CI=true`; anything else: it is not.
+const KERNELS: &str = "API_EXPOSURE_TEST_VM";
 
 /// Runs all tests; those that need root are run by root and counted as skipped otherwise.
 #[derive(clap::Args)]
@@ -41,8 +45,32 @@ pub fn run(_: &Arguments) -> Result<()> {
     heading(if root { "tests across crates, with those that need root" } else { "tests across crates" });
     count += cargo_test(&privileged, if root { &["--include-ignored"] } else { &[] })?;
 
+    heading("rules, alerts and dashboards");
+    count += counted("dashboards", dashboards::check());
+
+    heading("the chart and the manifests rendered from it");
+    match binaries::helm_at_hand() {
+        Some(helm) => count += counted("chart", chart::check(&helm)),
+        None => {
+            println!("skipped: helm is not here (`cargo xtask chart` builds it)");
+            count += Count { skipped: 1, ..Count::default() };
+        }
+    }
+
     heading("the main job, on real traffic");
     count += counted("demo", build::binary().and_then(|()| demo::main_job(demo::Keep::Nothing)));
+
+    if root && kernels_wanted() {
+        heading("the kernel half on other kernels");
+        count += match vm::run_where_changed() {
+            Ok(true) => counted("vm", Ok(())),
+            Ok(false) => {
+                println!("unchanged since it passed on all of them");
+                Count::default()
+            }
+            Err(error) => counted("vm", Err(error)),
+        };
+    }
 
     println!("\n{count}");
     if count.failed > 0 {
@@ -50,6 +78,15 @@ pub fn run(_: &Arguments) -> Result<()> {
         std::process::exit(1);
     }
     Ok(())
+}
+
+/// Whether a changed kernel half is tried on other kernels: as CI does, or as [`KERNELS`] says. It takes minutes.
+fn kernels_wanted() -> bool {
+    let says = |name: &str| std::env::var(name).ok();
+    match says(KERNELS).as_deref() {
+        Some(word) => word == "1",
+        None => says("CI").as_deref() == Some("true"),
+    }
 }
 
 /// How many tests did what.

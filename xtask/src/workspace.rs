@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
 /// The root of the workspace.
 pub fn root() -> &'static Path {
@@ -29,6 +29,16 @@ pub fn log(command: &str) -> Result<PathBuf> {
     let path = directory.join(format!("{command}.log"));
     fs::write(&path, "").with_context(|| format!("cannot write {}", path.display()))?;
     Ok(path)
+}
+
+/// Where what takes long to get is kept, outside of the clone: the next one has it already.
+pub fn cache() -> Result<PathBuf> {
+    let base = env::var_os("XDG_CACHE_HOME").map_or_else(|| home().join(".cache"), PathBuf::from);
+    ensure!(
+        base.is_absolute(),
+        "neither XDG_CACHE_HOME nor HOME is an absolute path, so there is no place to keep things"
+    );
+    Ok(base.join("api-exposure-monitor"))
 }
 
 /// The cargo that runs this, in the workspace.

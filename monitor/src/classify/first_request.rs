@@ -47,6 +47,15 @@ impl GoawayServers {
         self.seen.put(server, ());
     }
 
+    /// Whether there is a server that is known to send it.
+    pub fn knows_one(&self) -> bool {
+        match self.setting {
+            UnauthenticatedGoaway::On => true,
+            UnauthenticatedGoaway::Off => false,
+            UnauthenticatedGoaway::Auto => !self.seen.is_empty(),
+        }
+    }
+
     fn sends_goaway(&mut self, server: Server) -> bool {
         match self.setting {
             UnauthenticatedGoaway::On => true,

@@ -1,7 +1,9 @@
 //! classify: from what was observed to what it means for the API server.
 
+mod expected;
 mod exposure;
 mod first_request;
+mod probing;
 mod request;
 
 use std::net::IpAddr;
@@ -10,21 +12,42 @@ use std::time::SystemTime;
 use monitor_common::{Role, SourceClass, closed_set};
 
 use crate::config::Settings;
-use crate::inspect::{Credential, FirstRequest, Observation};
+use crate::inspect::{Credential, Evidence, FirstRequest, Observation, Request};
+pub use expected::expected;
 use exposure::Rules;
 use first_request::GoawayServers;
+use probing::Refusals;
+pub use probing::{Probing, REFUSALS as PROBING_REFUSALS, WINDOW as PROBING_WINDOW};
+pub use request::decoded_path;
 
 /// Gives connections their meaning. One for all connections: it learns which servers send GOAWAY.
 #[derive(Debug)]
 pub struct Classifier {
     rules: Rules,
     servers: GoawayServers,
+    refusals: Refusals,
 }
 
 impl Classifier {
     /// By the settings `private_is_external`, `expected_sni` and `unauthenticated_goaway`.
     pub fn new(settings: &Settings) -> Self {
-        Self { rules: Rules::new(settings), servers: GoawayServers::new(settings.unauthenticated_goaway) }
+        Self {
+            rules: Rules::new(settings),
+            servers: GoawayServers::new(settings.unauthenticated_goaway),
+            refusals: Refusals::default(),
+        }
+    }
+
+    /// A request of our own has shown that the server at these addresses sends GOAWAY to unauthenticated clients.
+    pub fn learn_goaway(&mut self, addresses: impl IntoIterator<Item = IpAddr>, port: u16) {
+        for address in addresses {
+            self.servers.learn((address, port));
+        }
+    }
+
+    /// Whether a server is known to send GOAWAY to unauthenticated clients.
+    pub fn knows_goaway(&self) -> bool {
+        self.servers.knows_one()
     }
 
     /// Brings the connection's `requests`, `first_request` and `exposures` to what its observation says by now, and
@@ -40,6 +63,40 @@ impl Classifier {
             connection.first_request = self.servers.first_request(server, tls.first_response);
         }
         self.rules.exposures(connection, unjudged)
+    }
+}
+
+impl Classifier {
+    /// A request of this address was refused, as this evidence says. Gives a burst of such, once in a while.
+    pub fn refused(&mut self, ip: IpAddr, class: SourceClass, evidence: Evidence, time: SystemTime) -> Option<Probing> {
+        self.refusals.refused(ip, class, evidence, time)
+    }
+
+    /// A request in the clear, with its answer seen at `now`: whether it was refused, and one of a burst.
+    pub fn refused_request(
+        &mut self,
+        connection: &Connection,
+        request: &Request,
+        meaning: &RequestMeaning,
+        now: SystemTime,
+    ) -> Option<Probing> {
+        let refused = match request.status {
+            Some(401) => true,
+            Some(403) => meaning.credential == Credential::None,
+            _ => false,
+        };
+        let Source { ip, class, .. } = connection.source;
+        let counts = refused && exposure::speaks_kubernetes(&connection.observation) && !expected(Some(class), meaning);
+        counts.then(|| self.refused(ip, class, Evidence::Plaintext, now))?
+    }
+
+    /// A connection has ended at `now`: whether its first request was refused, as its packets say, and one of a burst.
+    /// Of that request nothing else is known: kubelet's and the load balancers' are left out by their addresses.
+    pub fn refused_first_request(&mut self, connection: &Connection, now: SystemTime) -> Option<Probing> {
+        let Source { ip, class, .. } = connection.source;
+        let expected = matches!(class, SourceClass::Loopback | SourceClass::Node | SourceClass::Trusted);
+        let counts = connection.first_request == FirstRequest::Refused && !expected;
+        counts.then(|| self.refused(ip, class, Evidence::Goaway, now))?
     }
 }
 
@@ -64,6 +121,9 @@ closed_set! {
         /// From elsewhere than inside the cluster, a server name (SNI) that nobody inside uses: there is another name,
         /// and so another way, by which the API server is reached.
         UnexpectedSni = "unexpected_sni",
+        /// Many requests of one address were refused within a minute (401, or 403 without a credential): somebody tries
+        /// what they may not. Told once in a minute for each address, not for each connection.
+        AnonymousProbing = "anonymous_probing",
     }
 }
 

@@ -9,7 +9,7 @@
 use std::borrow::Cow;
 
 use super::{PathClass, RequestMeaning, Verb};
-use crate::inspect::{QueryHints, Request};
+use crate::inspect::{Credential, QueryHints, Request};
 
 /// Subresources that connect to something behind the API server.
 const CONNECTING: [&str; 4] = ["exec", "attach", "portforward", "proxy"];
@@ -28,14 +28,18 @@ impl RequestMeaning {
             Some(path) => request_info(&request.method, &path, request.query),
             None => Found::no_resource(Verb::Other, PathClass::Other),
         };
-        Self {
-            verb: found.verb,
-            resource: found.resource,
-            subresource: found.subresource,
-            namespace: found.namespace,
-            path_class: found.path_class,
-            credential: request.credential,
-        }
+        found.with(request.credential)
+    }
+
+    /// What a request without a credential means whose path the API server has decoded already, and whose query is not
+    /// known: a watch is told by its path only, and is a list otherwise.
+    pub fn of_decoded(method: &str, path: &str) -> Self {
+        let found = if path.starts_with('/') {
+            request_info(method, path, QueryHints::default())
+        } else {
+            Found::no_resource(Verb::Other, PathClass::Other)
+        };
+        found.with(Credential::None)
     }
 }
 
@@ -50,6 +54,11 @@ struct Found {
 impl Found {
     fn no_resource(verb: Verb, path_class: PathClass) -> Self {
         Self { verb, resource: None, subresource: None, namespace: None, path_class }
+    }
+
+    fn with(self, credential: Credential) -> RequestMeaning {
+        let Self { verb, resource, subresource, namespace, path_class } = self;
+        RequestMeaning { verb, resource, subresource, namespace, path_class, credential }
     }
 }
 
@@ -144,6 +153,11 @@ fn path_without_resource(parts: &[&str]) -> PathClass {
         [".well-known", "openid-configuration"] | ["openid", "v1", "jwks"] => PathClass::Discovery,
         _ => PathClass::Other,
     }
+}
+
+/// The path of a request as the API server decodes it; `None` where it refuses the request because of it.
+pub fn decoded_path(path: &str) -> Option<Cow<'_, str>> {
+    decode(path)
 }
 
 /// The path as net/url has it in `URL.Path` (Go 1.26, net/url/url.go: `parse`, `unescape`); `None` where net/http

@@ -71,14 +71,28 @@ fn one_line(error: &clap::Error) -> String {
 
 /// Writes what the daemon has to say to stderr: stdout is for results. Data of connections is never logged.
 fn log_to_stderr(arguments: &Arguments) {
-    let default = if matches!(arguments.command, Command::Run(_)) { "info" } else { "warn" };
+    let default = match arguments.command {
+        Command::Run(_) => "info",
+        // What cannot be asked of the cluster is in its answer.
+        Command::Check(_) => "warn,monitor::discovery=off",
+        _ => "warn",
+    };
     let filter = arguments.log_level.as_deref().filter(|level| !level.is_empty()).unwrap_or(default);
     let subscriber = tracing_subscriber::fmt()
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()))
-        .with_env_filter(EnvFilter::new(filter));
+        .with_env_filter(without_quotes(EnvFilter::new(filter)));
     // There is a logger already in tests only.
     let _ = subscriber.try_init();
+}
+
+/// The client of the Kubernetes API says at any level what it was answered, and the same at each attempt: what has to be
+/// known of that is told by `discovery`.
+fn without_quotes(filter: EnvFilter) -> EnvFilter {
+    ["kube_client=off", "kube_runtime=off", "kube_core=off", "hyper_util=off", "tower=off"]
+        .into_iter()
+        .filter_map(|directive| directive.parse().ok())
+        .fold(filter, EnvFilter::add_directive)
 }
 
 fn fail(code: u8, line: &str) -> ExitCode {

@@ -2,10 +2,11 @@
 
 use std::marker::PhantomData;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 
 use ipnet::{IpNet, Ipv4Net};
 
-use super::{OnOff, Output, UnauthenticatedGoaway};
+use super::{DiscoveryMode, OnOff, Output, UnauthenticatedGoaway};
 
 /// How many values a setting takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -198,6 +199,21 @@ impl Item for HostName {
     }
 }
 
+/// Path of a file.
+pub struct File;
+
+impl Item for File {
+    type Value = PathBuf;
+
+    fn expected() -> String {
+        "the path of a file".into()
+    }
+
+    fn parse(word: &str) -> Option<PathBuf> {
+        (!word.is_empty() && !word.contains('\0')).then(|| PathBuf::from(word))
+    }
+}
+
 /// Where to listen.
 pub struct AddressAndPort;
 
@@ -210,6 +226,22 @@ impl Item for AddressAndPort {
 
     fn parse(word: &str) -> Option<SocketAddr> {
         word.parse().ok().filter(|address: &SocketAddr| address.port() != 0)
+    }
+}
+
+/// The absolute path of a file.
+pub struct AbsolutePath;
+
+impl Item for AbsolutePath {
+    type Value = PathBuf;
+
+    fn expected() -> String {
+        "the absolute path of a file, such as /var/log/kubernetes/audit.log".into()
+    }
+
+    fn parse(word: &str) -> Option<PathBuf> {
+        let path = PathBuf::from(word);
+        (path.is_absolute() && path.file_name().is_some()).then_some(path)
     }
 }
 
@@ -246,4 +278,4 @@ macro_rules! word {
     )+ };
 }
 
-word!(UnauthenticatedGoaway, OnOff, Output);
+word!(UnauthenticatedGoaway, OnOff, DiscoveryMode, Output);

@@ -5,10 +5,18 @@
 
 use monitor_common::{Hook, LossReason, Role, Skip, SourceClass, closed_set};
 
+use crate::anonymous::{Actual, Decision, INFERRED};
 use crate::attach::{AttachMode, NotAttached};
+use crate::audit::event::UnauthenticatedReason;
+use crate::audit::follower::Change;
+use crate::audit::log::AuditKind;
+use crate::audit::node_restriction::{NodeRefusal, NodeResource};
 use crate::classify::{ExposureKind, Outcome, PathClass, Verb};
 use crate::discover::CandidateOutcome;
+use crate::discovery::{Object, Reason};
 use crate::inspect::{ClientCertificate, Credential, Evidence, FirstRequest, Protocol, TlsHandshake, Unclassified};
+use crate::probe::ProbeLoss;
+use crate::probe::process::Component;
 use crate::reassemble::GapReason;
 
 /// What a metric is called, what it means, and which series it can have.
@@ -115,15 +123,17 @@ pub const TLS_VERSION: &[&str] = &["unknown", "ssl3.0", "1.0", "1.1", "1.2", "1.
 pub const FIRST_REQUEST: &[&str] = words!(FirstRequest);
 
 /// Words of the label `decision`.
-pub const DECISION: &[&str] = &["unknown", "allowed", "denied"];
+pub const DECISION: &[&str] = words!(Decision);
 
 const ROLE: Label = Label { name: "role", words: words!(Role) };
 const SOURCE: Label = Label { name: "source", words: words!(SourceClass) };
+const KNOWN_SOURCE: Label = Label { name: "source", words: words!(SourceClass, "unknown") };
 const VERB: Label = Label { name: "verb", words: words!(Verb) };
 const PATH_CLASS: Label = Label { name: "path_class", words: words!(PathClass) };
 const EVIDENCE: Label = Label { name: "evidence", words: words!(Evidence, "unknown") };
 const INTERFACE: Label = Label { name: "interface", words: &[] };
 const HOOK: Label = Label { name: "hook", words: words!(Hook) };
+const OBJECT: Label = Label { name: "object", words: words!(Object) };
 const PROGRAM: Label = Label { name: "program", words: &[] };
 
 macro_rules! definitions {
@@ -148,7 +158,7 @@ macro_rules! definitions {
 
 definitions! {
     EXPOSURES = Counter(present) "api_exposure_exposures_total" [Label { name: "kind", words: words!(ExposureKind) }, SOURCE]
-        "Exposures: connections on which something was seen that should not have been possible, once for each connection and kind, by where the client's address belongs.";
+        "Exposures: connections on which something was seen that should not have been possible, once for each connection and kind, by where the client's address belongs. Kind anonymous_probing, a burst of refused requests, counts once a minute for each address.";
     CONNECTIONS = Counter "api_exposure_connections_total" [ROLE, SOURCE, Label { name: "protocol", words: words!(Protocol) }, Label { name: "outcome", words: words!(Outcome) }]
         "Connections to watched ports on which payload was seen, by what the port is meant to be, where the client's address belongs, what was spoken, and whether the start was seen. Connections without payload are in api_exposure_tcp_handshake_packets_total.";
     UNCLASSIFIED = Counter(present) "api_exposure_unclassified_connections_total" [Label { name: "reason", words: words!(Unclassified) }]
@@ -161,8 +171,8 @@ definitions! {
         "Inferred, not exact: what the API server made of the first request of a completed TLS connection, told from its HTTP/2 GOAWAY: anonymous, refused (401), accepted (any credential), or unknown.";
     PLAINTEXT_REQUESTS = Counter "api_exposure_plaintext_requests_total" [ROLE, SOURCE, VERB, PATH_CLASS, Label { name: "credential", words: words!(Credential) }, Label { name: "status", words: STATUS }]
         "HTTP requests in the clear on watched ports, read exactly, by what they do, what their path leads to, which credential they carry by the API server's own rule, and the class of the answer's status code (none: no answer was seen). They count whether or not the server turned out to be the Kubernetes API.";
-    ANONYMOUS_REQUESTS = Counter "api_exposure_anonymous_requests_total" [SOURCE, VERB, PATH_CLASS, Label { name: "decision", words: DECISION }, EVIDENCE]
-        "Exact, not inferred: requests to the Kubernetes API without a credential. Evidence plaintext was read in the clear, where decision is denied for the status codes 401 and 403 and allowed for any other.";
+    ANONYMOUS_REQUESTS = Counter "api_exposure_anonymous_requests_total" [KNOWN_SOURCE, VERB, PATH_CLASS, Label { name: "decision", words: DECISION }, EVIDENCE]
+        "Exact, not inferred: requests to the Kubernetes API without a credential. Evidence plaintext was read in the clear, where decision is denied for the status codes 401 and 403 and allowed for any other. Evidence probe was seen in the API server itself, where decision is denied for 401 under anonymous conditions and unknown for what was let in; evidence audit comes from its audit log and tells both. One request counts once for each evidence.";
 
     DISCOVERED_PORTS = Gauge(present) "api_exposure_discovered_ports" []
         "Ports named nowhere on which the Kubernetes API was found speaking in the clear and that are watched now, as role discovered. 0 where --discover-plaintext is off.";
@@ -211,6 +221,19 @@ definitions! {
     REASSEMBLY_OUT_OF_ORDER = Counter(present) "api_exposure_reassembly_out_of_order_total" []
         "Records that came before earlier bytes of their stream and were held until those came.";
 
+    AUDIT_EVENTS = Counter(present) "api_exposure_audit_events_total" [Label { name: "kind", words: words!(AuditKind) }]
+        "Events in the API server's audit log (--audit-log), by what they are about. Each request counts once under the first six kinds: anonymous (let in without a credential), unsecured (at the insecure port), unauthenticated (refused with 401), node_restriction (a node's write that the admission plugin NodeRestriction refused), node_refused (a node's write that the authorizer or another admission plugin refused), other. What the audit policy leaves out is not here.";
+    AUDIT_MALFORMED_LINES = Counter(present) "api_exposure_audit_malformed_lines_total" []
+        "Lines of the audit log that are no audit event in JSON, or longer than 10 MiB. They were passed over.";
+    AUDIT_LOG_READABLE = Gauge "api_exposure_audit_log_readable" []
+        "1 while the audit log can be read and has audit events in JSON, 0 while it cannot; api_exposure_detection_tier and the log have the reason. Absent without --audit-log.";
+    AUDIT_LOG_CHANGES = Counter(present) "api_exposure_audit_log_changes_total" [Label { name: "change", words: words!(Change) }]
+        "What happened to the audit log's file: how it was begun (from_end, from_start, resumed), that it was rotated or cut (rotated), and that the rest of an old one was not found again, so that events may be missing (rest_lost).";
+    UNAUTHENTICATED_RESPONSES = Counter(present) "api_exposure_unauthenticated_responses_total" [KNOWN_SOURCE, Label { name: "reason", words: words!(UnauthenticatedReason) }]
+        "Exact, from the audit log: requests that the API server refused with 401, by where the client's address belongs and whether they carried no credential or a bad one. The API server's own events do not tell which: unknown.";
+    NODE_RESTRICTION_REFUSED = Counter "api_exposure_node_restriction_refused_total" [Label { name: "resource", words: words!(NodeResource) }, Label { name: "reason", words: words!(NodeRefusal) }]
+        "Exact, from the audit log: writes of nodes (system:node: users) that the admission plugin NodeRestriction refused, by resource and reason. It shows that the plugin works; a node that tries more than it may is broken or taken over. What the Node authorizer refuses before is api_exposure_audit_events_total of kind node_refused.";
+
     ATTACHED = Gauge "api_exposure_attached" [INTERFACE, HOOK, Label { name: "mode", words: words!(AttachMode) }]
         "1 where a program of this monitor is attached, by interface, hook and way of attaching.";
     NOT_ATTACHED = Gauge "api_exposure_not_attached" [INTERFACE, HOOK, Label { name: "reason", words: words!(NotAttached) }]
@@ -234,6 +257,29 @@ definitions! {
         "Lines that were written for readers of /events, each once however many readers took it.";
     EVENT_LINES_LOST = Counter(present) "api_exposure_event_lines_lost_total" []
         "Lines that readers of /events did not get because they read too slowly, summed over the readers.";
+
+    PROBE_ATTACHED = Gauge(present) "api_exposure_probe_attached" [Label { name: "component", words: words!(Component) }]
+        "API servers' processes whose anonymous authenticator is probed now, by what runs them: kube_apiserver, or embedded in k3s, RKE2 or MicroK8s.";
+    PROBE_NOT_ATTACHED = Gauge(present) "api_exposure_probe_not_attached" [Label { name: "component", words: words!(Component) }]
+        "API servers' processes that were found and cannot be probed; the log and the command check say why. 0 where the probe is off.";
+    PROBE_HITS = Counter(present) "api_exposure_probe_hits_total" [Label { name: "outcome", words: &["joined", "no_flow"] }]
+        "Requests that the probe saw, by whether a connection on a watched port was seen by the same address and port. Requests of this monitor's own self-test do not count.";
+    PROBE_LOST = Counter(present) "api_exposure_probe_lost_total" [Label { name: "reason", words: words!(ProbeLoss) }]
+        "Requests that the probe saw and that were lost, or not wholly read, by reason: unreadable requests count with what could be read.";
+    SELF_TEST_SUCCESS = Gauge "api_exposure_self_test_success" []
+        "1 where the last self-test of the probe succeeded: an anonymous GET /livez of this monitor's own over loopback came back through the probe within a second. Absent before the first one.";
+    SELF_TEST_TIMESTAMP = Gauge "api_exposure_self_test_timestamp_seconds" []
+        "When the last self-test of the probe ended, in seconds since 1970 in UTC. Absent before the first one.";
+    INFERENCE_AGREEMENT = Counter "api_exposure_inference_agreement_total" [Label { name: "inferred", words: INFERRED }, Label { name: "actual", words: words!(Actual) }]
+        "How the inference does on this very cluster, while the probe sees every anonymous request: completed TLS connections to the secure port by what was inferred, of the first request (anonymous, refused, accepted) and of the client certificate (the others), and by whether the probe saw the first request without a credential. Not all differences are errors: an absent certificate leaves room for a token, and a presented one need not be accepted.";
+    DISCOVERY_SYNCED = Gauge(present) "api_exposure_discovery_synced" [OBJECT]
+        "1 where the Kubernetes API is followed for this object of the cluster: all that there is was listed, and changes come. 0 where it is not, or not now: then what was known last is kept, and without any the flags alone say what the cluster is.";
+    DISCOVERY_OBJECTS = Gauge(present) "api_exposure_discovery_objects" [OBJECT]
+        "Objects of the cluster that are known from the Kubernetes API.";
+    DISCOVERY_ERRORS = Counter(present) "api_exposure_discovery_errors_total" [OBJECT, Label { name: "reason", words: words!(Reason) }]
+        "Attempts to follow an object of the cluster by the Kubernetes API that failed, by reason; they are repeated after a while. That the API has no ServiceCIDRs (before Kubernetes 1.33), or does not let them be read, is no error.";
+    DISCOVERY_LAST_CHANGE = Gauge(present) "api_exposure_discovery_last_change_timestamp_seconds" []
+        "When the Kubernetes API last said something new of the cluster, in seconds since 1970 in UTC; 0: never.";
 
     BUILD_INFO = Gauge "api_exposure_build_info" [Label { name: "version", words: &[] }, Label { name: "revision", words: &[] }]
         "1; version and source revision of this program.";

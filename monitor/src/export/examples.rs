@@ -4,7 +4,10 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use monitor_common::{Role, SourceClass};
 
-use crate::classify::{Connection, Destination, ExposureKind, Outcome, PathClass, RequestMeaning, Source, Verb};
+use crate::anonymous::{AnonymousRequest, Decision, Evident};
+use crate::classify::{
+    Connection, Destination, ExposureKind, Outcome, PathClass, Probing, RequestMeaning, Source, Verb,
+};
 use crate::inspect::{
     ClientCertificate, Credential, Evidence, FirstRequest, Observation, Protocol, QueryHints, Request, TlsHandshake,
     TlsObservation, TlsVersion, Unclassified,
@@ -20,7 +23,7 @@ pub fn anonymous_over_tls() -> Connection {
         outcome: Outcome::Established,
         observation: Observation {
             protocol: Protocol::Tls,
-            tls: Some(TlsObservation {
+            tls: Some(Box::new(TlsObservation {
                 version: Some(TlsVersion(0x0304)),
                 sni: Some("kubernetes".into()),
                 alpn_offered: vec!["h2".into(), "http/1.1".into()],
@@ -29,7 +32,7 @@ pub fn anonymous_over_tls() -> Connection {
                 client_certificate: ClientCertificate::Absent,
                 evidence: Some(Evidence::RecordLength),
                 ..Default::default()
-            }),
+            })),
             ..Default::default()
         },
         requests: Vec::new(),
@@ -91,7 +94,7 @@ pub fn silent() -> Connection {
         outcome: Outcome::Midstream,
         observation: Observation {
             protocol: Protocol::Tls,
-            tls: Some(TlsObservation::default()),
+            tls: Some(Box::default()),
             unclassified: Some(Unclassified::NoStart),
             ..Default::default()
         },
@@ -99,4 +102,33 @@ pub fn silent() -> Connection {
         first_request: FirstRequest::Unknown,
         exposures: Vec::new(),
     }
+}
+
+/// A request that the probe saw, of the connection above or of none that was seen.
+pub fn evident(joined: bool) -> AnonymousRequest {
+    let connection = anonymous_over_tls();
+    let path = "/api/v1/namespaces/default/secrets";
+    AnonymousRequest {
+        request: Evident {
+            time: connection.time,
+            ip: Some(connection.source.ip),
+            port: Some(connection.source.port),
+            method: "GET".into(),
+            path: path.into(),
+            meaning: RequestMeaning::of_decoded("GET", path),
+            decision: Decision::Unknown,
+            let_in: true,
+            evidence: Evidence::Probe,
+        },
+        class: Some(connection.source.class),
+        flow: joined.then_some((connection.interface, connection.destination)),
+        exposures: vec![ExposureKind::AnonymousRequest],
+        new_exposures: vec![ExposureKind::AnonymousRequest],
+    }
+}
+
+/// A burst of refused requests.
+pub fn probing() -> Probing {
+    let Connection { time, source, .. } = anonymous_over_tls();
+    Probing { time, ip: source.ip, class: source.class, evidence: Evidence::Audit }
 }

@@ -2,6 +2,7 @@
 
 use monitor_common::{Role, SourceClass};
 
+use crate::anonymous::AnonymousRequest;
 use crate::classify::{Connection, ExposureKind};
 use crate::pipeline::Event;
 
@@ -27,6 +28,16 @@ impl Filter {
             }
             Event::Exposure(connection, kind) => {
                 self.wants_ends(connection) && (self.exposure.is_empty() || self.exposure.contains(&kind))
+            }
+            Event::Anonymous(AnonymousRequest { class, flow, exposures, .. }) => {
+                (self.source.is_empty() || class.is_some_and(|class| self.source.contains(&class)))
+                    && (self.role.is_empty() || flow.as_ref().is_some_and(|(_, to)| self.role.contains(&to.role)))
+                    && (self.exposure.is_empty() || exposures.iter().any(|kind| self.exposure.contains(kind)))
+            }
+            Event::Probing(probing) => {
+                self.role.is_empty()
+                    && (self.source.is_empty() || self.source.contains(&probing.class))
+                    && (self.exposure.is_empty() || self.exposure.contains(&ExposureKind::AnonymousProbing))
             }
             Event::Port(_) => {
                 self.source.is_empty()
@@ -90,7 +101,7 @@ fn extend<T: Copy>(
 
 #[cfg(test)]
 mod tests {
-    use super::super::examples::{anonymous_over_tls, plaintext};
+    use super::super::examples::{anonymous_over_tls, evident, plaintext};
     use super::*;
     use crate::discover::PortState;
     use crate::pipeline::PortChange;
@@ -132,6 +143,11 @@ mod tests {
         assert!(wants("exposure=plaintext_api", Event::Request(&clear, 0)));
         assert!(wants("exposure=plaintext_api", Event::Exposure(&clear, ExposureKind::PlaintextApi)));
         assert!(!wants("exposure=plaintext_api", Event::Exposure(&clear, ExposureKind::ExternalSource)));
+        let (joined, alone) = (evident(true), evident(false));
+        assert!(wants("source=public&role=secure&exposure=anonymous_request", Event::Anonymous(&joined)));
+        assert!(wants("source=public", Event::Anonymous(&alone)) && !wants("role=secure", Event::Anonymous(&alone)));
+        assert!(!wants("source=pod", Event::Anonymous(&joined)));
+        assert!(!wants("exposure=plaintext_api", Event::Anonymous(&joined)));
         let port = PortChange { time: clear.time, port: 31_234, state: PortState::Found };
         assert!(
             wants("", Event::Port(port)) && wants("role=discovered,secure&exposure=plaintext_api", Event::Port(port))

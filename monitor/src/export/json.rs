@@ -10,7 +10,8 @@ use serde::{Serialize, Serializer};
 
 use super::time::Timestamp;
 use super::{FirstRequestFacts, alpn_evidence, first_request};
-use crate::classify::{Connection, ExposureKind, RequestMeaning};
+use crate::anonymous::AnonymousRequest;
+use crate::classify::{Connection, ExposureKind, PROBING_REFUSALS, PROBING_WINDOW, Probing, RequestMeaning};
 use crate::inspect::{Credential, Evidence, Request, TlsObservation};
 use crate::pipeline::{Event, PortChange};
 
@@ -36,6 +37,16 @@ pub fn write_event(lines: &mut Vec<u8>, event: &Event<'_>) -> serde_json::Result
             connection,
             ExposureBody { kind: kind.label(), protocol: connection.observation.protocol.label() },
         ),
+        Event::Probing(probing) => {
+            serde_json::to_writer(&mut *lines, &ProbingLine::new(probing))?;
+            lines.push(b'\n');
+            Ok(())
+        }
+        Event::Anonymous(request) => {
+            serde_json::to_writer(&mut *lines, &AnonymousLine::new(request))?;
+            lines.push(b'\n');
+            Ok(())
+        }
         Event::Port(PortChange { time, port, state }) => {
             let line = PortLine {
                 r#type: "port",
@@ -112,6 +123,98 @@ struct PortLine {
     port: u16,
     role: &'static str,
     state: &'static str,
+}
+
+/// A request without a credential of which the API server itself told.
+#[derive(Serialize)]
+struct AnonymousLine<'a> {
+    r#type: &'static str,
+    time: Timestamp,
+    /// `null` where no connection was seen.
+    interface: Option<&'a str>,
+    source: ClientObject,
+    /// `null` where no connection was seen.
+    destination: Option<DestinationObject>,
+    method: &'a str,
+    path: &'a str,
+    verb: &'static str,
+    resource: Option<&'a str>,
+    subresource: Option<&'a str>,
+    namespace: Option<&'a str>,
+    path_class: &'static str,
+    decision: &'static str,
+    evidence: &'static str,
+    exposures: Exposures<'a>,
+}
+
+/// A burst of refused requests: an exposure of an address, not of a connection.
+#[derive(Serialize)]
+struct ProbingLine {
+    r#type: &'static str,
+    time: Timestamp,
+    interface: Option<&'static str>,
+    source: ClientObject,
+    destination: Option<DestinationObject>,
+    kind: &'static str,
+    evidence: &'static str,
+    /// So many refusals at least came within the window.
+    refusals: usize,
+    window_seconds: u64,
+}
+
+impl ProbingLine {
+    fn new(probing: &Probing) -> Self {
+        Self {
+            r#type: "exposure",
+            time: Timestamp(probing.time),
+            interface: None,
+            source: ClientObject { ip: Some(probing.ip), port: None, class: probing.class.label() },
+            destination: None,
+            kind: ExposureKind::AnonymousProbing.label(),
+            evidence: probing.evidence.label(),
+            refusals: PROBING_REFUSALS,
+            window_seconds: PROBING_WINDOW.as_secs(),
+        }
+    }
+}
+
+/// The client as the API server knows it.
+#[derive(Serialize)]
+struct ClientObject {
+    ip: Option<IpAddr>,
+    port: Option<u16>,
+    class: &'static str,
+}
+
+impl<'a> AnonymousLine<'a> {
+    fn new(joined: &'a AnonymousRequest) -> Self {
+        let AnonymousRequest { request, class, flow, exposures, .. } = joined;
+        Self {
+            r#type: "anonymous_request",
+            time: Timestamp(request.time),
+            interface: flow.as_ref().and_then(|(interface, _)| interface.as_deref()),
+            source: ClientObject {
+                ip: request.ip,
+                port: request.port,
+                class: class.map_or("unknown", |class| class.label()),
+            },
+            destination: flow.as_ref().map(|(_, to)| DestinationObject {
+                ip: to.ip,
+                port: to.port,
+                role: to.role.label(),
+            }),
+            method: &request.method,
+            path: &request.path,
+            verb: request.meaning.verb.label(),
+            resource: request.meaning.resource.as_deref(),
+            subresource: request.meaning.subresource.as_deref(),
+            namespace: request.meaning.namespace.as_deref(),
+            path_class: request.meaning.path_class.label(),
+            decision: request.decision.label(),
+            evidence: request.evidence.label(),
+            exposures: Exposures(exposures),
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -248,7 +351,7 @@ impl Serialize for Exposures<'_> {
 mod tests {
     use serde_json::{Value, json};
 
-    use super::super::examples::{anonymous_over_tls, plaintext, silent};
+    use super::super::examples::{anonymous_over_tls, evident, plaintext, probing, silent};
     use super::*;
     use crate::inspect::FirstRequest;
 
@@ -268,6 +371,34 @@ mod tests {
             "type": "port", "time": "2026-11-23T17:00:00.000000Z", "port": 31_234, "role": "discovered", "state": "found",
         });
         assert_eq!(value, expected);
+    }
+
+    #[test]
+    fn an_anonymous_request_of_which_the_api_server_told() {
+        let expected = json!({
+            "type": "anonymous_request", "time": "2026-11-23T17:00:00.123456Z", "interface": "eth0",
+            "source": {"ip": "203.0.113.7", "port": 51234, "class": "public"},
+            "destination": {"ip": "192.168.56.10", "port": 6443, "role": "secure"},
+            "method": "GET", "path": "/api/v1/namespaces/default/secrets", "verb": "list", "resource": "secrets",
+            "subresource": null, "namespace": "default", "path_class": "secret", "decision": "unknown",
+            "evidence": "probe", "exposures": ["anonymous_request"],
+        });
+        assert_eq!(parsed(&Event::Anonymous(&evident(true))), expected);
+        let mut alone = evident(false);
+        (alone.request.ip, alone.request.port, alone.class) = (None, None, None);
+        let value = parsed(&Event::Anonymous(&alone));
+        assert_eq!(value["source"], json!({"ip": null, "port": null, "class": "unknown"}));
+        assert_eq!((&value["interface"], &value["destination"]), (&Value::Null, &Value::Null));
+    }
+
+    #[test]
+    fn a_burst_of_refusals_is_an_exposure_of_an_address() {
+        let expected = json!({
+            "type": "exposure", "time": "2026-11-23T17:00:00.123456Z", "interface": null,
+            "source": {"ip": "203.0.113.7", "port": null, "class": "public"}, "destination": null,
+            "kind": "anonymous_probing", "evidence": "audit", "refusals": 20, "window_seconds": 60,
+        });
+        assert_eq!(parsed(&Event::Probing(&probing())), expected);
     }
 
     #[test]

@@ -3,20 +3,29 @@
 //! What the metrics are is in [`definitions`](super::definitions).
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
-use monitor_common::{Hook, LossReason};
+use monitor_common::{Hook, LossReason, SourceClass};
 use prometheus::{Registry, TextEncoder};
 
-use super::definitions::{self, DECISION, FIRST_REQUEST, STATUS, TLS_VERSION, Tier, TierReason};
+use super::definitions::{self, FIRST_REQUEST, STATUS, TLS_VERSION, Tier, TierReason};
 use super::family::{Family, OpenFamily};
 use super::kernel::{KernelCollector, KernelSource};
 use super::process::ProcessCollector;
 use super::{FirstRequestFacts, first_request};
+use crate::anonymous::{Agreement, AnonymousRequest, Decision, INFERRED};
 use crate::attach::{AttachMode, NotAttached};
-use crate::classify::{Connection, ExposureKind, RequestMeaning};
+use crate::audit::event::UnauthenticatedReason;
+use crate::audit::follower::Change;
+use crate::audit::log::AuditKind;
+use crate::audit::node_restriction::{NodeRefusal, NodeResource};
+use crate::classify::{Connection, ExposureKind, Probing, RequestMeaning};
 use crate::discover::CandidateOutcome;
+use crate::discovery::{Object, Reason};
 use crate::inspect::{Credential, Evidence, Request, Unclassified};
 use crate::pipeline::Event;
+use crate::probe::ProbeLoss;
+use crate::probe::process::Component;
 use crate::reassemble::{Counts, GapReason};
 
 /// All metrics of this process; shared by reference.
@@ -48,10 +57,29 @@ pub struct Metrics {
     outside_bytes: Family<0>,
     out_of_order: Family<0>,
 
+    audit_events: Family<1>,
+    audit_malformed_lines: Family<0>,
+    audit_log_readable: OpenFamily,
+    audit_log_changes: Family<1>,
+    unauthenticated_responses: Family<2>,
+    node_restriction_refused: Family<2>,
+
     attached: OpenFamily,
     not_attached: OpenFamily,
     behind_others: OpenFamily,
     detection_tier: OpenFamily,
+
+    probe_attached: Family<1>,
+    probe_not_attached: Family<1>,
+    probe_hits: Family<1>,
+    probe_lost: Family<1>,
+    self_test_success: OpenFamily,
+    self_test_timestamp: OpenFamily,
+    inference_agreement: Family<2>,
+    discovery_synced: Family<1>,
+    discovery_objects: Family<1>,
+    discovery_errors: Family<2>,
+    discovery_last_change: Family<0>,
 
     event_readers: Family<0>,
     event_readers_refused: Family<0>,
@@ -104,10 +132,27 @@ impl Metrics {
             retransmitted_bytes: register(&registry, &definitions::REASSEMBLY_RETRANSMITTED_BYTES)?,
             outside_bytes: register(&registry, &definitions::REASSEMBLY_OUTSIDE_BYTES)?,
             out_of_order: register(&registry, &definitions::REASSEMBLY_OUT_OF_ORDER)?,
+            audit_events: register(&registry, &definitions::AUDIT_EVENTS)?,
+            audit_malformed_lines: register(&registry, &definitions::AUDIT_MALFORMED_LINES)?,
+            audit_log_readable: register_open(&registry, &definitions::AUDIT_LOG_READABLE)?,
+            audit_log_changes: register(&registry, &definitions::AUDIT_LOG_CHANGES)?,
+            unauthenticated_responses: register(&registry, &definitions::UNAUTHENTICATED_RESPONSES)?,
+            node_restriction_refused: register(&registry, &definitions::NODE_RESTRICTION_REFUSED)?,
             attached: register_open(&registry, &definitions::ATTACHED)?,
             not_attached: register_open(&registry, &definitions::NOT_ATTACHED)?,
             behind_others: register_open(&registry, &definitions::BEHIND_OTHERS)?,
             detection_tier: register_open(&registry, &definitions::DETECTION_TIER)?,
+            probe_attached: register(&registry, &definitions::PROBE_ATTACHED)?,
+            probe_not_attached: register(&registry, &definitions::PROBE_NOT_ATTACHED)?,
+            probe_hits: register(&registry, &definitions::PROBE_HITS)?,
+            probe_lost: register(&registry, &definitions::PROBE_LOST)?,
+            self_test_success: register_open(&registry, &definitions::SELF_TEST_SUCCESS)?,
+            self_test_timestamp: register_open(&registry, &definitions::SELF_TEST_TIMESTAMP)?,
+            inference_agreement: register(&registry, &definitions::INFERENCE_AGREEMENT)?,
+            discovery_synced: register(&registry, &definitions::DISCOVERY_SYNCED)?,
+            discovery_objects: register(&registry, &definitions::DISCOVERY_OBJECTS)?,
+            discovery_errors: register(&registry, &definitions::DISCOVERY_ERRORS)?,
+            discovery_last_change: register(&registry, &definitions::DISCOVERY_LAST_CHANGE)?,
             event_readers: register(&registry, &definitions::EVENT_READERS)?,
             event_readers_refused: register(&registry, &definitions::EVENT_READERS_REFUSED)?,
             event_lines: register(&registry, &definitions::EVENT_LINES)?,
@@ -159,6 +204,8 @@ impl Metrics {
             Event::Exposure(connection, kind) => self.exposure(connection, kind),
             // The pipeline counts ports itself: what became of most is no event.
             Event::Port(_) => {}
+            Event::Anonymous(request) => self.anonymous_request(request),
+            Event::Probing(probing) => self.probing(probing),
         }
     }
 
@@ -211,15 +258,15 @@ impl Metrics {
         ]);
         if connection.observation.kubernetes && meaning.credential == Credential::None {
             let decision = match request.status {
-                None => "unknown",
-                Some(401 | 403) => "denied",
-                Some(_) => "allowed",
+                None => Decision::Unknown,
+                Some(401 | 403) => Decision::Denied,
+                Some(_) => Decision::Allowed,
             };
             self.anonymous_requests.increment([
                 source,
                 verb,
                 path_class,
-                word(DECISION, decision),
+                decision as usize,
                 Evidence::Plaintext as usize,
             ]);
         }
@@ -228,6 +275,69 @@ impl Metrics {
     /// An exposure, once for each connection and kind.
     pub fn exposure(&self, connection: &Connection, kind: ExposureKind) {
         self.exposures.increment([kind as usize, connection.source.class as usize]);
+    }
+
+    /// A request without a credential of which the API server itself told.
+    pub fn anonymous_request(&self, joined: &AnonymousRequest) {
+        let AnonymousRequest { request, class, flow, new_exposures, .. } = joined;
+        self.anonymous_requests.increment([
+            class.map_or(SourceClass::COUNT, |class| class as usize),
+            request.meaning.verb as usize,
+            request.meaning.path_class as usize,
+            request.decision as usize,
+            request.evidence as usize,
+        ]);
+        if request.evidence == Evidence::Probe {
+            self.probe_hits.increment([usize::from(flow.is_none())]);
+        }
+        for kind in new_exposures {
+            // An exposure has a class; an address that is not known is nobody's inside.
+            let class = class.unwrap_or(SourceClass::Public);
+            self.exposures.increment([*kind as usize, class as usize]);
+        }
+    }
+
+    /// A request at the insecure port of which the audit log told.
+    pub fn unsecured_request(&self, joined: &AnonymousRequest) {
+        let class = joined.class.unwrap_or(SourceClass::Public);
+        for kind in &joined.new_exposures {
+            self.exposures.increment([*kind as usize, class as usize]);
+        }
+    }
+
+    /// A burst of refused requests from one address.
+    pub fn probing(&self, probing: &Probing) {
+        self.exposures.increment([ExposureKind::AnonymousProbing as usize, probing.class as usize]);
+    }
+
+    /// What was inferred of a connection, beside what the probe saw.
+    pub fn agreement(&self, agreement: Agreement) {
+        let inferred = INFERRED.iter().position(|word| *word == agreement.inferred).unwrap_or(INFERRED.len());
+        self.inference_agreement.increment([inferred, agreement.actual as usize]);
+    }
+
+    /// How many processes of this kind of API server are probed now, and how many cannot be.
+    pub fn set_probed(&self, component: Component, attached: usize, not_attached: usize) {
+        self.probe_attached.set([component as usize], attached as u64);
+        self.probe_not_attached.set([component as usize], not_attached as u64);
+    }
+
+    /// Requests that the probe saw were lost, or not wholly read; since the start.
+    pub fn set_probe_lost(&self, reason: ProbeLoss, count: u64) {
+        self.probe_lost.set([reason as usize], count);
+    }
+
+    /// A self-test ended.
+    pub fn self_test(&self, success: bool, time: SystemTime) {
+        self.self_test_success.set(&[], if success { 1.0 } else { 0.0 });
+        let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        self.self_test_timestamp.set(&[], since.as_secs_f64());
+    }
+
+    /// No API server is there to be tested any more.
+    pub fn no_self_test(&self) {
+        self.self_test_success.remove(|_| true);
+        self.self_test_timestamp.remove(|_| true);
     }
 
     /// A port that nobody named was decided about.
@@ -290,6 +400,37 @@ impl Metrics {
         self.outside_bytes.add([], counts.outside.into());
     }
 
+    /// An event of the audit log.
+    pub fn audit_event(&self, kind: AuditKind) {
+        self.audit_events.increment([kind as usize]);
+    }
+
+    /// A line of the audit log that is no event.
+    pub fn audit_malformed_line(&self) {
+        self.audit_malformed_lines.increment([]);
+    }
+
+    /// Whether the audit log can be read now.
+    pub fn set_audit_log_readable(&self, readable: bool) {
+        self.audit_log_readable.set(&[], f64::from(u8::from(readable)));
+    }
+
+    /// Something happened to the audit log's file.
+    pub fn audit_log_change(&self, change: Change) {
+        self.audit_log_changes.increment([change as usize]);
+    }
+
+    /// The API server refused a request of this client's with 401.
+    pub fn unauthenticated_response(&self, source: Option<SourceClass>, reason: UnauthenticatedReason) {
+        let source = source.map_or(SourceClass::COUNT, |source| source as usize);
+        self.unauthenticated_responses.increment([source, reason as usize]);
+    }
+
+    /// NodeRestriction refused a node's write.
+    pub fn node_restriction_refused(&self, resource: NodeResource, refusal: NodeRefusal) {
+        self.node_restriction_refused.increment([resource as usize, refusal as usize]);
+    }
+
     /// A program is attached from now on.
     pub fn attached(&self, interface: &str, hook: Hook, mode: AttachMode) {
         let here = |words: &[String]| is(words, 0, interface) && is(words, 1, hook.label());
@@ -327,6 +468,23 @@ impl Metrics {
         self.detection_tier.remove(|words| is(words, 0, tier.label()));
         let works = if reason == TierReason::Working { 1.0 } else { 0.0 };
         self.detection_tier.set(&[tier.label(), reason.label()], works);
+    }
+
+    /// Whether the Kubernetes API is followed for this object.
+    pub fn discovery_synced(&self, object: Object, synced: bool) {
+        self.discovery_synced.set([object as usize], synced.into());
+    }
+
+    /// The Kubernetes API said something new: so many of this object are known now.
+    pub fn discovery_changed(&self, object: Object, objects: usize) {
+        self.discovery_objects.set([object as usize], objects as u64);
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        self.discovery_last_change.set([], now.as_secs());
+    }
+
+    /// An attempt to follow this object failed.
+    pub fn discovery_failed(&self, object: Object, reason: Reason) {
+        self.discovery_errors.increment([object as usize, reason as usize]);
     }
 
     /// How many read the events now.

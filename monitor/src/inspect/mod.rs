@@ -6,7 +6,7 @@
 mod credential;
 mod detect;
 mod http1;
-mod http2;
+pub(crate) mod http2;
 mod kubernetes;
 mod ledger;
 mod observation;
@@ -18,6 +18,7 @@ mod tests;
 mod tls;
 
 pub use observation::*;
+pub use target::path_and_hints;
 pub use tls::lengths;
 
 use monitor_common::{Decision, Side};
@@ -272,7 +273,7 @@ impl Inspector {
 
     fn middle_of_tls(&mut self, observation: &mut Observation) {
         observation.protocol = Protocol::Tls;
-        observation.tls = Some(TlsObservation::default());
+        observation.tls = Some(Box::default());
         observation.set_unclassified(Unclassified::NoStart);
         self.state = State::Settled;
     }

@@ -7,8 +7,9 @@ use monitor_common::closed_set;
 pub struct Observation {
     /// Chosen once from the first bytes.
     pub protocol: Protocol,
-    /// Filled when `protocol` is TLS, also when a TLS client was answered in the clear.
-    pub tls: Option<TlsObservation>,
+    /// Filled when `protocol` is TLS, also when a TLS client was answered in the clear; boxed, since requests in the clear
+    /// have none.
+    pub tls: Option<Box<TlsObservation>>,
     /// Requests in the clear in the order in which the client sent them, at most [`Observation::REQUESTS`].
     pub requests: Vec<Request>,
     /// Requests that came after the cap; they are still counted and still reported through [`Observation::take_overflow`].

@@ -63,7 +63,7 @@ impl Live {
         weight.of_requests += fresh.map(|request| request.memory() + request.path.len()).sum::<usize>();
         weight.requests = observation.requests.len();
         let meanings = requests.capacity() * size_of::<RequestMeaning>();
-        let tls = observation.tls.as_ref().map_or(0, TlsObservation::memory);
+        let tls = observation.tls.as_ref().map_or(0, |tls| size_of::<TlsObservation>() + tls.memory());
         memory.used -= weight.bytes;
         weight.bytes = size_of::<Self>()
             + self.streams.buffered()

@@ -31,6 +31,13 @@ impl Pipeline {
             self.next_idle_sweep = now + SWEEP_IDLE.as_nanos() as u64;
             self.sweep_idle(now, output);
         }
+        let wall_clock = self.wall_clock(now);
+        self.tell_expired(wall_clock, output);
+        if let Some(anonymous) = &mut self.anonymous {
+            for agreement in anonymous.agreements(wall_clock) {
+                self.metrics.agreement(agreement);
+            }
+        }
         self.discovery.sweep(now);
         self.tell_discovery(now, output);
     }

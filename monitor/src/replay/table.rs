@@ -264,7 +264,8 @@ mod tests {
         summary.add(&plaintext("203.0.113.7", "/api"));
         summary.add(&plaintext("2001:db8:113::7", "/version"));
         let mut named = connection("203.0.113.8", SourceClass::Public, 6443, Role::Secure, Protocol::Tls);
-        named.observation.tls = Some(TlsObservation { sni: Some("api.example.com".into()), ..Default::default() });
+        named.observation.tls =
+            Some(Box::new(TlsObservation { sni: Some("api.example.com".into()), ..Default::default() }));
         named.observation.unclassified = Some(Unclassified::Gap);
         named.exposures = vec![ExposureKind::ExternalSource, ExposureKind::UnexpectedSni];
         summary.add(&named);

@@ -12,16 +12,16 @@ use crate::setup::{self, Group};
 use crate::terminal::Steps;
 use crate::{build, interrupt, workspace};
 
-mod connection;
+pub mod connection;
 mod metrics;
 mod recorded;
 mod report;
-mod script;
+pub mod script;
 
 use connection::Connection;
 
 /// Where the monitor serves, in the control plane's own network.
-const LISTEN: &str = "127.0.0.1:9464";
+pub const LISTEN: &str = "127.0.0.1:9464";
 /// How long after the last client the last line of events may come.
 const LAST_EVENT: Duration = Duration::from_secs(15);
 
@@ -108,7 +108,8 @@ fn live(keep: Keep) -> Result<()> {
     Ok(())
 }
 
-fn start_monitor(lab: &mut Lab) -> Result<()> {
+/// Starts it on the control plane and follows its events.
+pub fn start_monitor(lab: &mut Lab) -> Result<()> {
     let ports = [servers::INSECURE, servers::INSECURE_HTTP2, servers::WEB].map(|port| port.to_string()).join(",");
     let mut monitor = lab.command(Host::ControlPlane, workspace::binary());
     monitor.args(["run", "--listen", LISTEN, "--cluster-node-cidr", NODES, "--insecure-port", &ports]);

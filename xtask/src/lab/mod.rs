@@ -120,9 +120,20 @@ impl Lab {
         &mut self,
         name: &str,
         what: &str,
+        condition: impl FnMut(&Self) -> Result<Option<T>>,
+    ) -> Result<T> {
+        self.wait_for_within(name, what, PATIENCE, condition)
+    }
+
+    /// As [`Lab::wait_for`], for what takes longer than most.
+    pub fn wait_for_within<T>(
+        &mut self,
+        name: &str,
+        what: &str,
+        patience: Duration,
         mut condition: impl FnMut(&Self) -> Result<Option<T>>,
     ) -> Result<T> {
-        let outcome = interrupt::wait_for(what, PATIENCE, || {
+        let outcome = interrupt::wait_for(what, patience, || {
             if let Some((_, child)) = self.running.iter_mut().find(|(running, _)| running == name)
                 && let Some(status) = child.try_wait().context("cannot wait for a process")?
             {

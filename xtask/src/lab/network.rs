@@ -98,7 +98,8 @@ fn processes(namespace: &str) -> Result<Vec<Pid>> {
     Ok(listing.lines().filter_map(|line| Pid::from_raw(line.trim().parse().ok()?)).collect())
 }
 
-fn ip(arguments: &[&str]) -> Result<String> {
+/// `ip`, with what it prints.
+pub fn ip(arguments: &[&str]) -> Result<String> {
     let output = Command::new("ip").args(arguments).output().context("cannot start ip")?;
     if !output.status.success() {
         bail!("ip {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim());

@@ -78,7 +78,8 @@ pub fn ensure(groups: &[Group]) -> Result<()> {
 /// Makes cargo and what it starts find what set-up puts beside cargo.
 pub fn extend_path() -> Result<()> {
     let mut path: Vec<_> = env::split_paths(&env::var_os("PATH").unwrap_or_default()).collect();
-    for directory in [machine::cargo_bin(), "/usr/sbin".into(), "/sbin".into()] {
+    // The last one is where Go's own archive is unpacked, by its instructions.
+    for directory in [machine::cargo_bin(), "/usr/sbin".into(), "/sbin".into(), "/usr/local/go/bin".into()] {
         if !path.contains(&directory) {
             path.push(directory);
         }

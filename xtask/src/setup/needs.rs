@@ -17,6 +17,12 @@ pub enum Group {
     Bench,
     /// The virtual machines with other kernels.
     Vm,
+    /// Real API servers: Go that builds them, etcd, and clients.
+    Kubernetes,
+    /// What dashboards are checked with, and drawn with.
+    Dashboards,
+    /// A real cluster: containers, their network, and Prometheus with its Alertmanager.
+    Cluster,
 }
 
 impl Group {
@@ -32,6 +38,9 @@ impl Group {
             Self::Ci => "ci",
             Self::Bench => "bench",
             Self::Vm => "vm",
+            Self::Kubernetes => "kubernetes",
+            Self::Cluster => "cluster",
+            Self::Dashboards => "dashboards",
         }
     }
 }
@@ -84,4 +93,20 @@ pub const NEEDS: &[Need] = &[
     Need { group: Group::Vm, program: "dpkg-deb", from: From::Package("dpkg") },
     Need { group: Group::Vm, program: "xz", from: From::Package("xz-utils") },
     Need { group: Group::Vm, program: "zstd", from: From::Package("zstd") },
+    Need { group: Group::Kubernetes, program: "go", from: From::Backports("golang-go") },
+    Need { group: Group::Kubernetes, program: "etcd", from: From::Package("etcd-server") },
+    Need { group: Group::Kubernetes, program: "iptables", from: From::Package("iptables") },
+    Need { group: Group::Kubernetes, program: "python3", from: From::Package("python3") },
+    Need { group: Group::Kubernetes, program: "node", from: From::Package("nodejs") },
+    Need { group: Group::Kubernetes, program: "java", from: From::Package("openjdk-17-jdk-headless") },
+    Need { group: Group::Dashboards, program: "python3", from: From::Package("python3-venv") },
+    Need { group: Group::Dashboards, program: "npm", from: From::Package("npm") },
+    Need { group: Group::Dashboards, program: "chromium", from: From::Package("chromium") },
+    Need { group: Group::Cluster, program: "containerd", from: From::Package("containerd") },
+    Need { group: Group::Cluster, program: "runc", from: From::Package("runc") },
+    // Plugins are called by containerd and lie where nobody's PATH leads.
+    Need { group: Group::Cluster, program: "/usr/lib/cni/ptp", from: From::Package("containernetworking-plugins") },
+    Need { group: Group::Cluster, program: "iptables", from: From::Package("iptables") },
+    Need { group: Group::Cluster, program: "bpftool", from: From::Package("bpftool") },
+    Need { group: Group::Cluster, program: "prometheus-alertmanager", from: From::Package("prometheus-alertmanager") },
 ];

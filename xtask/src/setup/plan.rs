@@ -66,7 +66,7 @@ impl Plan {
             plan.steps.push(Step::apt_install(&packages, &[]));
         }
         if !backports.is_empty() {
-            plan.steps.push(Step::add_backports(machine)?);
+            plan.steps.push(Step::add_backports(machine, &backports)?);
             plan.steps.push(Step::new("fetch the package lists", &["apt-get", "update"]).by_root());
             plan.steps.push(Step::apt_install(&backports, &["-t", "bookworm-backports"]));
         }
@@ -178,9 +178,12 @@ impl Step {
     }
 
     /// A file of its own beside the machine's list of suites, with its mirror and its key.
-    fn add_backports(machine: &Machine) -> Result<Self> {
+    fn add_backports(machine: &Machine, packages: &[&str]) -> Result<Self> {
         let Some(suites) = &machine.suites else {
-            bail!("suricata is in bookworm-backports, and this machine's list of suites is not where it is expected");
+            bail!(
+                "{} can be had from bookworm-backports only, and this machine's list of suites is not where it is expected",
+                packages.join(", ")
+            );
         };
         let mut stanza =
             format!("Types: deb\\nURIs: {}\\nSuites: bookworm-backports\\nComponents: main\\n", suites.uris);

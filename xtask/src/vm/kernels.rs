@@ -55,7 +55,7 @@ pub fn parse(name: &str) -> Result<&'static Kernel, String> {
 
 /// The kernel's files: those that were fetched before, or else (or with `update`) Debian's newest.
 pub fn fetch(kernel: &Kernel, update: bool) -> Result<Files> {
-    let folder = cache()?.join(kernel.suite);
+    let folder = workspace::cache()?.join("kernels").join(kernel.suite);
     let current = folder.join("current");
     if !update && let Ok(version) = fs::read_to_string(&current) {
         let unpacked = folder.join(version.trim());
@@ -81,15 +81,6 @@ pub fn fetch(kernel: &Kernel, update: bool) -> Result<Files> {
     }
     fs::write(&current, &version).with_context(|| format!("cannot write {}", current.display()))?;
     files(&unpacked)
-}
-
-/// Outside of the clone: the next one has its kernels already.
-fn cache() -> Result<PathBuf> {
-    let base = std::env::var_os("XDG_CACHE_HOME").map_or_else(|| workspace::home().join(".cache"), PathBuf::from);
-    if !base.is_absolute() {
-        bail!("neither XDG_CACHE_HOME nor HOME is an absolute path, so there is no place for kernels");
-    }
-    Ok(base.join("api-exposure-monitor/kernels"))
 }
 
 /// An apt whose lists, state and configuration are in one folder: the machine's own is not touched, and no root needed.

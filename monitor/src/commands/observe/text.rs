@@ -51,6 +51,12 @@ fn render(event: &Value, coloured: bool) -> Option<String> {
         };
         return Some(format!("{}  {what}", paint(DIM, printable(time))));
     }
+    if kind == "anonymous_request" {
+        return Some(format!("{}  {}", paint(DIM, printable(time)), anonymous_request(event, paint)?));
+    }
+    if kind == "exposure" && event.get("destination").is_some_and(Value::is_null) {
+        return Some(format!("{}  {}", paint(DIM, printable(time)), exposure_of_address(event, paint)?));
+    }
     let class = word(event, "/source/class")?;
     let source = format!("{} ({class})", end(event, "/source")?);
     let source = if class == "public" { paint(YELLOW, source) } else { source };
@@ -96,6 +102,36 @@ fn render(event: &Value, coloured: bool) -> Option<String> {
         }
         _ => return None,
     }
+    Some(parts.join("  "))
+}
+
+/// An exposure that an address has, and not one of its connections.
+fn exposure_of_address(event: &Value, paint: impl Fn(&str, String) -> String) -> Option<String> {
+    let (ip, class) = (word(event, "/source/ip")?, word(event, "/source/class")?);
+    let (kind, evidence) = (word(event, "/kind")?, word(event, "/evidence")?);
+    let (refusals, seconds) = (event.get("refusals")?.as_u64()?, event.get("window_seconds")?.as_u64()?);
+    let source = format!("{ip} ({class})");
+    let source = if class == "public" { paint(YELLOW, source) } else { source };
+    let words = format!("{refusals} requests or more refused within {seconds} s ({evidence})");
+    Some([source, words, paint(RED, format!("exposure {kind}"))].join("  "))
+}
+
+/// A request of which the API server itself told: port and destination may not be known.
+fn anonymous_request(event: &Value, paint: impl Fn(&str, String) -> String) -> Option<String> {
+    let class = word(event, "/source/class")?;
+    let source = end(event, "/source").or_else(|| word(event, "/source/ip")).unwrap_or_else(|| "?".into());
+    let source = format!("{source} ({class})");
+    let source = if class == "public" { paint(YELLOW, source) } else { source };
+    let mut parts = vec![match (end(event, "/destination"), word(event, "/destination/role")) {
+        (Some(destination), Some(role)) => format!("{source} -> {destination} ({role})"),
+        _ => format!("{source} (no connection seen)"),
+    }];
+    parts.extend(word(event, "/interface").map(|interface| paint(DIM, interface)));
+    let (method, path, verb) = (word(event, "/method")?, word(event, "/path")?, word(event, "/verb")?);
+    let (decision, evidence) = (word(event, "/decision")?, word(event, "/evidence")?);
+    parts.push(format!("anonymous {method} {path} ({verb}) -> {decision} ({evidence})"));
+    let exposures = event.get("exposures").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    parts.extend(exposures.iter().filter_map(Value::as_str).map(|kind| paint(RED, printable(kind))));
     Some(parts.join("  "))
 }
 
@@ -147,7 +183,7 @@ mod tests {
     use super::*;
     use crate::classify::{Connection, ExposureKind};
     use crate::discover::PortState;
-    use crate::export::examples::{anonymous_over_tls, plaintext, silent};
+    use crate::export::examples::{anonymous_over_tls, evident, plaintext, probing, silent};
     use crate::export::json::write_event;
     use crate::pipeline::{Event, PortChange};
 
@@ -161,7 +197,25 @@ mod tests {
     #[test]
     fn lines_for_people() {
         let (tls, clear, silent) = (anonymous_over_tls(), plaintext(), silent());
-        let cases: [(Event<'_>, &str); 5] = [
+        let (joined, mut alone) = (evident(true), evident(false));
+        (alone.request.port, alone.class) = (None, Some(monitor_common::SourceClass::Pod));
+        let burst = probing();
+        let cases: [(Event<'_>, &str); 8] = [
+            (
+                Event::Probing(&burst),
+                "17:00:00.123  203.0.113.7 (public)  20 requests or more refused within 60 s (audit)  \
+                 exposure anonymous_probing\n",
+            ),
+            (
+                Event::Anonymous(&joined),
+                "17:00:00.123  203.0.113.7:51234 (public) -> 192.168.56.10:6443 (secure)  eth0  \
+                 anonymous GET /api/v1/namespaces/default/secrets (list) -> unknown (probe)  anonymous_request\n",
+            ),
+            (
+                Event::Anonymous(&alone),
+                "17:00:00.123  203.0.113.7 (pod) (no connection seen)  \
+                 anonymous GET /api/v1/namespaces/default/secrets (list) -> unknown (probe)  anonymous_request\n",
+            ),
             (
                 Event::Connection(&tls),
                 "17:00:00.123  203.0.113.7:51234 (public) -> 192.168.56.10:6443 (secure)  eth0  tls  1.3 sni=kubernetes \

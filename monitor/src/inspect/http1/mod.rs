@@ -50,11 +50,10 @@ pub enum Outcome {
 pub struct Http1 {
     ledger: Ledger,
     client: Client,
-    server: Server,
+    /// Made when it first speaks: of the connections that wait for it there may be many.
+    server: Option<Box<Server>>,
     /// Requests without a final response, in order.
     waiting: VecDeque<Waiting>,
-    /// Statuses of responses that came before their request was whole.
-    early: VecDeque<u16>,
 }
 
 /// A request without its final response.
@@ -115,6 +114,8 @@ struct Server {
     /// Offset behind the bytes that were read, or where the place was lost.
     offset: u64,
     began: bool,
+    /// Statuses of responses that came before their request was whole.
+    early: VecDeque<u16>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -130,11 +131,8 @@ impl Http1 {
     /// For a connection whose first bytes are about to come; where its start was not seen, the first response is looked
     /// for where a request's acknowledgement says.
     pub fn new(start_known: bool) -> Self {
-        let mut reader = Self::default();
-        if !start_known {
-            reader.server.state = ServerState::Lost;
-        }
-        reader
+        let lost = || Box::new(Server { state: ServerState::Lost, ..Server::default() });
+        Self { server: (!start_known).then(lost), ..Self::default() }
     }
 
     /// The next bytes of the client.
@@ -179,23 +177,26 @@ impl Http1 {
 
     /// The next bytes of the server, at `offset` of its stream. What is behind an accepted upgrade is left in `bytes`.
     pub fn server_bytes(&mut self, offset: u64, bytes: &mut &[u8], observation: &mut Observation) -> Outcome {
-        if self.server.state == ServerState::Lost && !self.find_response(offset, bytes) {
-            self.server.offset = offset + bytes.len() as u64;
+        let lost = self.server.get_or_insert_default().state == ServerState::Lost;
+        let found = !lost || self.find_response(offset, bytes);
+        let server = self.server.get_or_insert_default();
+        server.offset = offset + bytes.len() as u64;
+        if !found {
             return Outcome::Http1;
         }
-        self.server.offset = offset + bytes.len() as u64;
-        if !self.server.began && matches!(bytes, [20..=22, 3, ..]) {
+        if !server.began && matches!(bytes, [20..=22, 3, ..]) {
             observation.refused_by_tls_server = true;
             return Outcome::Opaque;
         }
-        self.server.began |= !bytes.is_empty();
+        server.began |= !bytes.is_empty();
         loop {
-            match &mut self.server.state {
+            let server = self.server.get_or_insert_default();
+            match &mut server.state {
                 ServerState::Head => {
                     let before = bytes.len();
-                    let line = self.server.lines.next(bytes);
-                    self.server.head.length = self.server.head.length.saturating_add((before - bytes.len()) as u32);
-                    if self.server.head.length > LONGEST_HEAD {
+                    let line = server.lines.next(bytes);
+                    server.head.length = server.head.length.saturating_add((before - bytes.len()) as u32);
+                    if server.head.length > LONGEST_HEAD {
                         self.lose_server(Unclassified::TooLong, observation);
                         return Outcome::Http1;
                     }
@@ -205,11 +206,11 @@ impl Http1 {
                         return outcome;
                     }
                 }
-                ServerState::Body(body) => match body.next(&mut self.server.lines, bytes) {
-                    Part::Content(content) => self.server.content(content, observation),
+                ServerState::Body(body) => match body.next(&mut server.lines, bytes) {
+                    Part::Content(content) => server.content(content, observation),
                     Part::Over => {
-                        self.server.state = ServerState::Head;
-                        self.server.refusal = Vec::new();
+                        server.state = ServerState::Head;
+                        server.refusal = Vec::new();
                         observation.other_reply |= !observation.kubernetes;
                     }
                     Part::NeedMore => return Outcome::Http1,
@@ -233,16 +234,17 @@ impl Http1 {
                 }
             }
             Side::Server => {
-                let harmless = match &mut self.server.state {
+                let server = self.server.get_or_insert_default();
+                let harmless = match &mut server.state {
                     ServerState::Body(body) => body.skip(length),
                     ServerState::Head => false,
                     ServerState::Lost => true,
                 };
                 // Content that is not whole says nothing: its names could be another object's.
-                self.server.looks = false;
+                server.looks = false;
                 if !harmless {
                     // No loss yet: bytes are left out on purpose, and the next request says where its response begins.
-                    self.server.lose(offset);
+                    server.lose(offset);
                 }
             }
         }
@@ -258,8 +260,7 @@ impl Http1 {
         let bytes = self.client.lines.held()
             + self.client.held.capacity()
             + self.client.request.as_ref().map_or(0, |start| start.request.memory())
-            + self.server.lines.held()
-            + self.server.refusal.capacity();
+            + self.server.as_ref().map_or(0, |server| server.held());
         bytes + self.waiting.capacity() * size_of::<Waiting>() + self.ledger.held()
     }
 
@@ -310,7 +311,7 @@ impl Http1 {
         let (is_head, is_connect) = (request.method == "HEAD", request.method == "CONNECT");
         let number = self.ledger.add(request, observation);
         self.client.state = ClientState::Body(headers.request_body());
-        if let Some(status) = self.early.pop_front() {
+        if let Some(status) = self.server.as_mut().and_then(|server| server.early.pop_front()) {
             self.ledger.status(number, status, observation);
         } else if self.waiting.len() < WAITING {
             self.waiting.push_back(Waiting { number, is_head, is_connect, upgrade: headers.upgrade, answer_at });
@@ -318,17 +319,18 @@ impl Http1 {
     }
 
     fn server_line(&mut self, line: &[u8], observation: &mut Observation) -> Outcome {
-        match self.server.status {
+        let server = self.server.get_or_insert_default();
+        match server.status {
             None if line.is_empty() => Outcome::Http1,
             None => {
-                self.server.status = head::status(line);
-                if self.server.status.is_none() {
+                server.status = head::status(line);
+                if server.status.is_none() {
                     self.lose_server(Unclassified::Malformed, observation);
                 }
                 Outcome::Http1
             }
             Some(_) if !line.is_empty() => {
-                self.server.head.headers.line(line);
+                server.head.headers.line(line);
                 Outcome::Http1
             }
             Some(status) => self.response_ended(status, observation),
@@ -336,8 +338,9 @@ impl Http1 {
     }
 
     fn response_ended(&mut self, status: u16, observation: &mut Observation) -> Outcome {
-        self.server.status = None;
-        let Head { headers, .. } = std::mem::take(&mut self.server.head);
+        let server = self.server.get_or_insert_default();
+        server.status = None;
+        let Head { headers, .. } = std::mem::take(&mut server.head);
         observation.kubernetes |= headers.kubernetes;
         if status < 200 && status != 101 {
             return Outcome::Http1;
@@ -346,7 +349,9 @@ impl Http1 {
         match waiting {
             Some(waiting) => self.ledger.status(waiting.number, status, observation),
             // Refused before its head was whole, or captured before it.
-            None if self.early.len() < EARLY && self.request_is_to_come() => self.early.push_back(status),
+            None if self.server.get_or_insert_default().early.len() < EARLY && self.request_is_to_come() => {
+                self.server.get_or_insert_default().early.push_back(status)
+            }
             None => {}
         }
         let Waiting { number, is_head, is_connect, upgrade, .. } = waiting.unwrap_or(Waiting {
@@ -362,11 +367,12 @@ impl Http1 {
         if is_connect && (200..300).contains(&status) {
             return Outcome::Opaque;
         }
-        self.server.state = ServerState::Body(headers.response_body(status, is_head));
-        self.server.looks = !headers.encoded;
+        let server = self.server.get_or_insert_default();
+        server.state = ServerState::Body(headers.response_body(status, is_head));
+        server.looks = !headers.encoded;
         observation.other_reply |= headers.encoded && !observation.kubernetes;
-        self.server.content = BodyReader::default();
-        self.server.refusal = Vec::with_capacity(if status == 400 { REFUSAL } else { 0 });
+        server.content = BodyReader::default();
+        server.refusal = Vec::with_capacity(if status == 400 { REFUSAL } else { 0 });
         self.resume_held(observation);
         Outcome::Http1
     }
@@ -402,9 +408,10 @@ impl Http1 {
         let Some((index, rest)) = found else { return false };
         self.waiting.drain(..index);
         *bytes = rest;
-        self.server.lines.clear();
-        (self.server.head, self.server.status) = (Head::default(), None);
-        self.server.state = ServerState::Head;
+        let server = self.server.get_or_insert_default();
+        server.lines.clear();
+        (server.head, server.status) = (Head::default(), None);
+        server.state = ServerState::Head;
         true
     }
 
@@ -417,13 +424,18 @@ impl Http1 {
     }
 
     fn lose_server(&mut self, reason: Unclassified, observation: &mut Observation) {
-        let offset = self.server.offset;
-        self.server.lose(offset);
+        let offset = self.server.get_or_insert_default().offset;
+        self.server.get_or_insert_default().lose(offset);
         observation.set_unclassified(reason);
     }
 }
 
 impl Server {
+    /// Memory that it takes.
+    fn held(&self) -> usize {
+        size_of::<Self>() + self.lines.held() + self.refusal.capacity()
+    }
+
     fn content(&mut self, content: &[u8], observation: &mut Observation) {
         if self.looks && !observation.kubernetes {
             observation.kubernetes = self.content.read(content);

@@ -97,7 +97,7 @@ struct Stream {
 impl Tls {
     /// For a connection whose first record is about to come; `old_hello` is the length of a hello in the format of SSL 2.0.
     pub fn new(old_hello: Option<u16>, observation: &mut Observation) -> Self {
-        observation.tls = Some(TlsObservation::default());
+        observation.tls = Some(Box::default());
         Self { old_hello: old_hello.map(|length| (usize::from(length), Vec::new())), ..Self::default() }
     }
 

@@ -81,7 +81,13 @@ impl ResponseReader {
                     tls.first_response = FirstResponse::Goaway;
                     self.stage = Stage::AfterGoaway;
                 }
-                Some(ServerFrames::ShortResponse | ServerFrames::Response | ServerFrames::LongResponse) => {
+                // As short as a 401, which has no headers of priority and fairness. On a busy machine its GOAWAY may come
+                // behind it or not at all: the HTTP/2 server is told of it in another goroutine.
+                Some(ServerFrames::ShortResponse) => {
+                    tls.first_response = FirstResponse::Unclear;
+                    self.stop();
+                }
+                Some(ServerFrames::Response | ServerFrames::LongResponse) => {
                     tls.first_response = FirstResponse::NoGoaway;
                     self.stop();
                 }

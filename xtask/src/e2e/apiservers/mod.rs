@@ -1,0 +1,69 @@
+//! Real API servers and real clients; the audit log is the truth.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use crate::terminal::Steps;
+use crate::workspace;
+
+use super::control_plane::ControlPlane;
+
+mod cases;
+mod compare;
+mod insecure;
+mod load;
+mod play;
+mod session;
+
+use cases::Programs;
+use compare::Matrix;
+use session::SESSIONS;
+
+/// Runs the suite with this monitor.
+pub fn run(binary: &Path, all: bool, captures: Option<&Path>) -> Result<()> {
+    let only = std::env::var("E2E_DEV").ok();
+    let sessions = SESSIONS.get(..if all { SESSIONS.len() } else { SESSIONS.len() - 1 }).unwrap_or_default();
+    let mut steps = Steps::new("apiservers", 3 + sessions.len())?;
+    let kube_rs = kube_client(&mut steps)?;
+    let mut control = steps.within("network namespaces, credentials, etcd", ControlPlane::new)?;
+    let programs = Programs { kubectl: control.kubectl_path().display().to_string(), kube_rs };
+    let mut javac = Command::new("javac");
+    steps.run("the client in Java", javac.arg("Client.java").current_dir(control.lab.directory()))?;
+
+    let (mut certificates, mut first_requests) = (Matrix::default(), Matrix::default());
+    let mut failures = Vec::new();
+    for session in sessions.iter().filter(|s| only.as_ref().is_none_or(|only| s.title.contains(only))) {
+        let outcome = steps.within(session.title, || session.run(&mut control, binary, &programs, captures))?;
+        failures.extend(outcome.failures.iter().map(|failure| format!("{}: {failure}", session.title)));
+        certificates.extend(&outcome.certificates);
+        first_requests.extend(&outcome.first_requests);
+    }
+    println!("\nwhat was said of clients' certificates:\n{certificates}");
+    println!("\nwhat was said of first requests:\n{first_requests}");
+    for truth in ["anonymous", "refused"] {
+        // Both figures that have to be reached: nearly all are told, and hardly one is told to have been let in.
+        let (total, right) = (first_requests.total(truth), first_requests.count(truth, truth));
+        let accepted = first_requests.count(truth, "accepted");
+        let quiet = first_requests.count(truth, "unknown");
+        if accepted * 100 > total {
+            failures.push(format!("first requests: {accepted} of {total} {truth} ones were told to be accepted"));
+        }
+        println!("{truth}: {right} of {total} told, {quiet} left open");
+    }
+    failures.iter().for_each(|failure| println!("differs: {failure}"));
+    if !failures.is_empty() {
+        bail!("{} differences between what was seen and what the audit log says", failures.len());
+    }
+    println!("\nthe audit log and the monitor agree");
+    Ok(())
+}
+
+/// The client with the kube crate.
+fn kube_client(steps: &mut Steps) -> Result<String> {
+    let mut cargo = workspace::cargo();
+    cargo.args(["build", "--locked", "--package", "monitor-tests", "--bin", "kube_client", "--color", "never"]);
+    steps.run("build the client in Rust", &mut cargo)?;
+    Ok(workspace::target().join("debug/kube_client").display().to_string())
+}
