@@ -86,6 +86,7 @@ pub const NEEDS: &[Need] = &[
     Need { group: Group::Ci, program: "cargo-deny", from: From::Cargo { package: "cargo-deny", version: "0.20.2" } },
     Need { group: Group::Bench, program: "xdp-filter", from: From::Package("xdp-tools") },
     Need { group: Group::Bench, program: "wrk", from: From::Package("wrk") },
+    Need { group: Group::Bench, program: "gnuplot", from: From::Package("gnuplot-nox") },
     Need { group: Group::Bench, program: "hping3", from: From::Package("hping3") },
     Need { group: Group::Bench, program: "suricata", from: From::Backports("suricata") },
     Need { group: Group::Vm, program: "qemu-system-x86_64", from: From::Package("qemu-system-x86") },
