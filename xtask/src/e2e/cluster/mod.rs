@@ -19,6 +19,7 @@ use network::Network;
 use node::{Kind, Node, Role};
 use release::Release;
 
+mod alerts;
 mod images;
 mod life;
 mod manifests;
@@ -51,8 +52,11 @@ pub fn run(_all: bool) -> Result<()> {
     said("helm upgrade, rollout restart", || life::restarts(&cluster, &release))?;
     said("killed: what is left of it is taken away at the next start", || life::killed(&cluster, &release))?;
     said("a node is drained: the monitor stays", || life::drained(&cluster, &release))?;
+    let watching = alerts::Watching::start(&cluster, &release)?;
+    said("left alone, the cluster fires no alert", || watching.quiet())?;
+    said("attacked, it fires the right ones and no other", || watching.attacked())?;
     said("helm uninstall: nothing stays", || life::uninstalled(&cluster, &release))?;
-    Ok(())
+    said("without a monitor, its absence is alerted", || watching.absent())
 }
 
 /// Says what is looked at, looks, and says how long it took.

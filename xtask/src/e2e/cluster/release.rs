@@ -47,6 +47,19 @@ impl<'a> Release<'a> {
         self.rolled_out()
     }
 
+    /// The rules and alerts that the chart makes a PrometheusRule of, as a file of Prometheus' own.
+    pub fn rules(&self, values: &[&str]) -> Result<String> {
+        let mut helm = self.command();
+        helm.args(["template", NAME]).arg(chart::folder()).args(["--show-only", "templates/rules.yaml"]);
+        helm.args(["--set", "prometheusRules.enabled=true"]);
+        let output =
+            helm.args(values.iter().flat_map(|value| ["--set", *value])).output().context("cannot start helm")?;
+        ensure!(output.status.success(), "helm template: {}", String::from_utf8_lossy(&output.stderr).trim());
+        let rendered = String::from_utf8(output.stdout).context("helm renders what is no text")?;
+        let (_, spec) = rendered.split_once("\nspec:\n").context("a PrometheusRule without spec")?;
+        Ok(spec.lines().map(|line| format!("{}\n", line.strip_prefix("  ").unwrap_or(line))).collect())
+    }
+
     /// Uninstalls it.
     pub fn uninstall(&self) -> Result<()> {
         let mut helm = self.command();
