@@ -7,6 +7,7 @@ pub mod anonymous;
 pub mod attach;
 pub mod audit;
 pub mod classify;
+mod clock;
 pub mod commands;
 pub mod config;
 pub mod discover;

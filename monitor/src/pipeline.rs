@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use monitor_common::{Asked, Decision, FlowKey, RecordFlags, RecordHeader, Role, Side, SourceClass, limits};
 
-use crate::anonymous::{Anonymous, AnonymousRequest, Evident};
+use crate::anonymous::{Anonymous, AnonymousRequest, Told};
 use crate::classify::{Classifier, Connection, Destination, ExposureKind, Outcome, PathClass, RequestMeaning, Source};
 use crate::discover::{CandidateOutcome, Discovery, Forget, News, OtherReply, PortState, Standing};
 use crate::export::metrics::Metrics;
@@ -157,23 +157,19 @@ impl Pipeline {
         self.anonymous.get_or_insert_default();
     }
 
-    /// Takes exact evidence of a request without a credential. Call it once that all records of before are taken, so
-    /// that the request's connection is known.
-    pub fn evident(&mut self, request: Evident, output: &mut impl FnMut(Event<'_>)) {
-        let joined = self.anonymous.get_or_insert_default().join(request, &self.watch);
-        self.metrics.anonymous_request(&joined);
-        output(Event::Anonymous(&joined));
-    }
-
-    /// From when on the probe sees every anonymous request of this node's API servers; `None` where it does not.
-    pub fn set_probe_complete(&mut self, since: Option<SystemTime>) {
-        self.anonymous.get_or_insert_default().set_probe_complete(since);
-    }
-
-    /// A request of our own to this port of this node has shown that the server sends GOAWAY to unauthenticated
-    /// clients.
-    pub fn learn_goaway(&mut self, port: u16) {
-        self.classifier.learn_goaway(self.watch.own_addresses(), port);
+    /// Takes what the API server itself told. Call it once that all records of before are taken, so that a request's
+    /// connection is known.
+    pub fn told(&mut self, told: Told, output: &mut impl FnMut(Event<'_>)) {
+        let anonymous = self.anonymous.get_or_insert_default();
+        match told {
+            Told::Request(request) => {
+                let joined = anonymous.join(request, &self.watch);
+                self.metrics.anonymous_request(&joined);
+                output(Event::Anonymous(&joined));
+            }
+            Told::ProbeComplete(since) => anonymous.set_probe_complete(since),
+            Told::SendsGoaway(port) => self.classifier.learn_goaway(self.watch.own_addresses(), port),
+        }
     }
 
     /// Whether a server is known to send GOAWAY, so that requests that were accepted are told too.

@@ -61,6 +61,17 @@ pub struct Evident {
     pub evidence: Evidence,
 }
 
+/// What comes to the pipeline from those who listen to the API server itself.
+#[derive(Clone, Debug)]
+pub enum Told {
+    /// A request without a credential.
+    Request(Evident),
+    /// From when on the probe sees every anonymous request of this node's API servers; `None` where it does not.
+    ProbeComplete(Option<SystemTime>),
+    /// A request of our own has shown that the API server at this port of this node sends GOAWAY.
+    SendsGoaway(u16),
+}
+
 /// One anonymous request with what packets add.
 #[derive(Clone, Debug)]
 pub struct AnonymousRequest {

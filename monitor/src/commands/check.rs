@@ -1,7 +1,11 @@
 //! `check`: what would work here and what not, before anything is attached.
 
+mod probe;
+
 use std::io::{self, Write as _};
-use std::net::TcpListener;
+use std::net::{IpAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use aya::programs::TcAttachType;
@@ -14,13 +18,19 @@ use crate::attach::hooks::CLSACT_PRIORITY;
 use crate::attach::interfaces::{self, Interface, Patterns};
 use crate::attach::object::{KernelHalf, program};
 use crate::attach::{privileges, traffic_control};
-use crate::config::{Output, Settings};
+use crate::config::{DiscoveryMode, Output, Settings};
+use crate::discovery::{Cluster, Object, Progress, ThisNode};
+use crate::export::Metrics;
+use crate::live;
 
 /// The oldest kernel that is supported: what the kernel half needs (ring buffer 5.8, CAP_BPF 5.8) and is tested on.
 const OLDEST: KernelVersion = KernelVersion::new(5, 10, 0);
 
 /// From here on TC programs are attached by tcx links, in a defined order and gone with the process.
 const TCX: KernelVersion = KernelVersion::new(6, 6, 0);
+
+/// The Kubernetes API is waited for so long.
+const CLUSTER: Duration = Duration::from_secs(10);
 
 closed_set! {
     /// How a check came out.
@@ -79,6 +89,7 @@ pub fn run(_args: &CheckArgs, settings: Settings) -> anyhow::Result<()> {
 async fn look(settings: &Settings) -> anyhow::Result<Vec<Finding>> {
     let mut findings = vec![kernel(), capabilities(), listen(settings)];
     findings.extend(programs());
+    findings.extend(probe::look(settings));
     let (connection, handle, _) = rtnetlink::new_connection().context("opening a netlink socket")?;
     tokio::spawn(connection);
     let up = interfaces::list(&handle).await?;
@@ -89,6 +100,7 @@ async fn look(settings: &Settings) -> anyhow::Result<Vec<Finding>> {
     for interface in up.iter().filter(|interface| patterns.wants(&interface.name)) {
         findings.extend(hooks(interface, settings));
     }
+    findings.extend(cluster(settings, interfaces::addresses(&handle).await?).await);
     Ok(findings)
 }
 
@@ -189,6 +201,40 @@ fn hooks(interface: &Interface, settings: &Settings) -> Vec<Finding> {
         });
     }
     findings
+}
+
+/// What the Kubernetes API says of the cluster.
+async fn cluster(settings: &Settings, addresses: Vec<IpAddr>) -> Vec<Finding> {
+    const CHECK: &str = "Kubernetes API";
+    let mut cluster = match Cluster::follow(settings, &Arc::new(Metrics::new())) {
+        Ok(cluster) => cluster,
+        Err(error) => return vec![finding(CHECK, Status::Failed, format!("{error:#}"))],
+    };
+    if !cluster.is_followed() {
+        let (status, found) = match (settings.discovery, &settings.kubeconfig) {
+            (DiscoveryMode::None, _) => (Status::Ok, "not asked, by --discovery none"),
+            (_, Some(_)) => {
+                (Status::Limited, "not asked: the --kubeconfig cannot be used; the flags say what the cluster is")
+            }
+            (_, None) => (Status::Ok, "not asked: there are no credentials for it; the flags say what the cluster is"),
+        };
+        return vec![finding(CHECK, status, found)];
+    }
+    cluster.settle(CLUSTER).await;
+    let state = cluster.state();
+    let this = ThisNode { name: live::node_name(), addresses };
+    let of = |object: &Object| {
+        let (status, found) = match state.progress(*object) {
+            Progress::Synced => (Status::Ok, state.known.describe(*object, &this)),
+            Progress::Waiting => (Status::Limited, format!("no answer within {} s", CLUSTER.as_secs())),
+            Progress::Failing(problem) if problem.is_expected(*object) => {
+                (Status::Ok, problem.explain(*object).to_string())
+            }
+            Progress::Failing(problem) => (Status::Limited, problem.explain(*object).to_string()),
+        };
+        finding(format!("{CHECK} {}", object.label()), status, found)
+    };
+    Object::ALL.iter().map(of).collect()
 }
 
 /// Programs of others on a TC hook, by name.

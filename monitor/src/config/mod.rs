@@ -84,6 +84,9 @@ settings! {
     /// Whether an API in the clear is looked for on ports that are named nowhere: a request to an API server's path
     /// there makes the port watched, until a reply shows that it is something else.
     discover_plaintext: OnOff, One<Word<OnOff>> = "on", "on|off";
+    /// Whether the API servers of this node are probed: which requests reach them without a credential is then known
+    /// from them exactly. Needs more privilege than packets do; `check` says which.
+    probe: OnOff, One<Word<OnOff>> = "off", "on|off";
     /// Address and port where `/metrics`, `/livez`, `/readyz` and `/events` are served.
     listen: SocketAddr, One<AddressAndPort> = "127.0.0.1:9464", "ADDRESS:PORT";
     /// Whether generic XDP counts where an interface has no native one; otherwise TC counts there.

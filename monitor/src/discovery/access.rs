@@ -26,10 +26,15 @@ const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount/tok
 /// # Errors
 /// `--discovery kubernetes`, and there are no credentials or they cannot be read.
 pub fn client(settings: &Settings) -> Result<Option<Client>> {
-    let configured = match (settings.discovery, &settings.kubeconfig) {
+    let client = match (settings.discovery, &settings.kubeconfig) {
         (DiscoveryMode::None, _) => return Ok(None),
-        (_, Some(path)) => from_file(path).with_context(|| format!("--kubeconfig {}", path.display())),
-        (_, None) if is_in_cluster() => Config::incluster().context("the pod's service account cannot be used"),
+        (_, Some(path)) => {
+            from_file(path).and_then(connect).with_context(|| format!("--kubeconfig {}", path.display()))
+        }
+        (_, None) if is_in_cluster() => Config::incluster()
+            .map_err(anyhow::Error::from)
+            .and_then(connect)
+            .context("the pod's service account cannot be used"),
         (DiscoveryMode::Kubernetes, None) => {
             Err(anyhow!("not in a pod with a service account: name a kubeconfig with --kubeconfig"))
         }
@@ -41,7 +46,7 @@ pub fn client(settings: &Settings) -> Result<Option<Client>> {
             return Ok(None);
         }
     };
-    match (configured.and_then(connect), settings.discovery) {
+    match (client, settings.discovery) {
         (Ok(client), _) => Ok(Some(client)),
         (Err(error), DiscoveryMode::Auto) => {
             tracing::warn!(
@@ -90,6 +95,7 @@ fn connect(mut config: Config) -> Result<Client> {
     config.default_retry = false;
     Client::try_from(config).map_err(|error| match error {
         kube::Error::Auth(_) => anyhow!("its credentials cannot be used"),
+        kube::Error::InferKubeconfig(error) => explain(error),
         error => anyhow!("no client can be made of it: {error}"),
     })
 }

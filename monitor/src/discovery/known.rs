@@ -179,6 +179,39 @@ impl Known {
         ClusterWords { ports: ports.into_iter().collect(), prefixes: prefixes.into_iter().collect() }
     }
 
+    /// What is known of the objects of one kind, in a line.
+    pub fn describe(&self, object: Object, this: &ThisNode) -> String {
+        let objects = self.objects(object);
+        let all = |of: fn(&Facts) -> Vec<String>| {
+            let mut words: Vec<String> = objects.values().flat_map(of).collect();
+            words.sort_unstable();
+            words.dedup();
+            list(&words)
+        };
+        let addresses = || all(|facts| facts.addresses.iter().map(ToString::to_string).collect());
+        let ranges = || all(|facts| facts.ranges.iter().map(ToString::to_string).collect());
+        let ports = || all(|facts| facts.ports.iter().map(ToString::to_string).collect());
+        let mut words = match object {
+            Object::Nodes => {
+                let this = self
+                    .this_node(this)
+                    .map_or("this one is not among them".to_owned(), |name| format!("this is {name}"));
+                format!("{} ({this}); addresses {}; pods {}", objects.len(), addresses(), ranges())
+            }
+            Object::Service => {
+                let balancers = all(|facts| facts.load_balancers.clone());
+                format!("cluster IPs {}; NodePort {}; load balancer {balancers}", addresses(), ports())
+            }
+            Object::EndpointSlices => format!("API servers {}; port {}", addresses(), ports()),
+            Object::ServiceCidrs => ranges(),
+        };
+        let left_out: usize = objects.values().map(|facts| facts.left_out).sum();
+        if left_out > 0 {
+            words += &format!("; {left_out} left out: no address, too wide, or too many");
+        }
+        words
+    }
+
     pub(super) fn replace(&mut self, object: Object, objects: BTreeMap<String, Facts>) -> bool {
         let changed = self.objects[object as usize] != objects;
         self.objects[object as usize] = objects;
@@ -223,6 +256,16 @@ impl Listing {
             (Change::Delete(name), None) => known.delete(object, &name),
             (Change::Done, listed) => listed.take().is_some_and(|listed| known.replace(object, listed)),
         }
+    }
+}
+
+/// The first few of them.
+fn list(words: &[String]) -> String {
+    const SHOWN: usize = 8;
+    match words {
+        [] => "none".to_owned(),
+        words if words.len() <= SHOWN => words.join(", "),
+        words => format!("{} and {} more", words[..SHOWN].join(", "), words.len() - SHOWN),
     }
 }
 

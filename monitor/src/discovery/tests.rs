@@ -193,6 +193,31 @@ fn words_have_their_order() {
     assert_eq!(Watch::in_cluster(&settings, &[], &Default::default()), Watch::new(&settings, &[]));
 }
 
+#[test]
+fn what_is_known_fits_into_a_line() {
+    let this = ThisNode { name: Some("cp-1".into()), addresses: Vec::new() };
+    let table = [
+        (
+            Object::Nodes,
+            "3 (this is cp-1); addresses 192.168.56.10, 192.168.56.11, 192.168.56.20, 203.0.113.11, fd00:56::10; \
+             pods 10.244.0.0/24, 10.244.1.0/24, 10.244.2.0/24, fd00:244::/64",
+        ),
+        (Object::Service, "cluster IPs 10.96.0.1, fd00:96::1; NodePort 31443; load balancer 198.51.100.9"),
+        (Object::EndpointSlices, "API servers 192.168.56.10, 192.168.56.11, 192.168.60.1; port 7443"),
+        (Object::ServiceCidrs, "10.96.0.0/12, fd00:96::/108"),
+    ];
+    for (object, line) in table {
+        assert_eq!(cluster().describe(object, &this), line);
+    }
+    assert_eq!(
+        Known::default().describe(Object::Nodes, &this),
+        "0 (this one is not among them); addresses none; pods none"
+    );
+    let many = known((0..100).map(|last| (Object::Nodes, node(&last.to_string(), &format!("10.0.0.{last} x"), ""))));
+    let line = many.describe(Object::Nodes, &this);
+    assert!(line.contains(" and 92 more; pods none; 100 left out") && line.len() < 300, "{line}");
+}
+
 /// Where two objects say something of one prefix, the narrower statement counts.
 #[test]
 fn among_objects_the_narrower_statement_counts() {
