@@ -154,14 +154,19 @@ impl<'a> Release<'a> {
         self.cluster.first().kubectl(&[&["--namespace", NAME], arguments].concat())
     }
 
+    /// The last lines of what the pods have logged.
+    pub fn last_words(&self) -> String {
+        let selector = format!("app.kubernetes.io/instance={NAME}");
+        self.kubectl(&["logs", "--selector", &selector, "--tail=20", "--prefix"])
+            .unwrap_or_else(|error| format!("{error:#}"))
+    }
+
     fn succeeds(&self, verb: &str, namespace: &str, arguments: &[&str]) -> Result<()> {
         let output = self.run(verb, namespace, arguments)?;
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr).into_owned();
             let pods = self.kubectl(&["describe", "pods"]).unwrap_or_default();
-            let logs =
-                self.kubectl(&["logs", "--selector", "app.kubernetes.io/instance=api-exposure-monitor", "--tail=20"]);
-            bail!("helm {verb}: {}\n{pods}\n{}", said.trim(), logs.unwrap_or_default());
+            bail!("helm {verb}: {}\n{pods}", said.trim());
         }
         Ok(())
     }
