@@ -12,6 +12,7 @@ use super::control_plane::ControlPlane;
 
 mod cases;
 mod compare;
+mod exact;
 mod insecure;
 mod load;
 mod play;
@@ -32,16 +33,20 @@ pub fn run(binary: &Path, all: bool, captures: Option<&Path>) -> Result<()> {
     let mut javac = Command::new("javac");
     steps.run("the client in Java", javac.arg("Client.java").current_dir(control.lab.directory()))?;
 
-    let (mut certificates, mut first_requests) = (Matrix::default(), Matrix::default());
+    let [mut certificates, mut first_requests, mut agreement] = [const { Matrix::new() }; 3];
+    let mut exact = 0;
     let mut failures = Vec::new();
     for session in sessions.iter().filter(|s| only.as_ref().is_none_or(|only| s.title.contains(only))) {
         let outcome = steps.within(session.title, || session.run(&mut control, binary, &programs, captures))?;
         failures.extend(outcome.failures.iter().map(|failure| format!("{}: {failure}", session.title)));
         certificates.extend(&outcome.certificates);
         first_requests.extend(&outcome.first_requests);
+        agreement.extend(&outcome.agreement);
+        exact += outcome.exact;
     }
     println!("\nwhat was said of clients' certificates:\n{certificates}");
     println!("\nwhat was said of first requests:\n{first_requests}");
+    println!("\nwhat the monitor itself says of its inference, where the probe knows better:\n{agreement}\n");
     for truth in ["anonymous", "refused"] {
         // Both figures that have to be reached: nearly all are told, and hardly one is told to have been let in.
         let (total, right) = (first_requests.total(truth), first_requests.count(truth, truth));
@@ -56,7 +61,9 @@ pub fn run(binary: &Path, all: bool, captures: Option<&Path>) -> Result<()> {
     if !failures.is_empty() {
         bail!("{} differences between what was seen and what the audit log says", failures.len());
     }
-    println!("\nthe audit log and the monitor agree");
+    println!(
+        "\nthe audit log and the monitor agree: {exact} times the probe or the audit log's reader told of a request"
+    );
     Ok(())
 }
 

@@ -82,8 +82,7 @@ impl Walk {
         self.control.credentials()?;
         let audit = self.control.audit_log().display().to_string();
         let mut flags = vec!["--cluster-node-cidr", "192.168.56.0/24", "--pod-cidr", POD_NETWORK];
-        flags.extend(["--node-port", "31443"]);
-        let _ = &audit;
+        flags.extend(["--node-port", "31443", "--discovery", "none", "--probe", "on", "--audit-log", &audit]);
         let flags: Vec<String> = flags.into_iter().map(str::to_owned).collect();
         self.monitor = Some(Monitor::start(&mut self.control.lab, &self.binary, &flags)?);
         let mut observe = self.control.lab.command(Host::ControlPlane, &self.binary);
