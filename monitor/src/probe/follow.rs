@@ -215,7 +215,7 @@ impl Following {
         }
         for &component in Component::ALL {
             let of = |attached: bool| -> usize {
-                let of = status.iter().filter(|status| status.component == component);
+                let of = status.iter().filter(|status| status.component == component && status.is_here());
                 of.filter(|status| status.outcome.is_ok() == attached).map(|status| status.processes.len()).sum()
             };
             self.metrics.set_probed(component, of(true), of(false));
@@ -233,20 +233,19 @@ impl Following {
 
     /// Says from when on every anonymous request is seen: from now, if at all.
     fn tell_complete(&mut self) {
-        let serving = |status: &&Status| !status.processes.is_empty();
-        let mut serving = self.known.iter().filter(serving).peekable();
+        let mut serving = self.known.iter().filter(|status| status.is_here()).peekable();
         self.complete = serving.peek().is_some() && serving.all(|status| status.outcome.is_ok());
         self.tell(Told::ProbeComplete(self.complete.then(SystemTime::now)));
     }
 
     fn tell_tier(&self) {
-        let probed = |status: &&Status| !status.processes.is_empty() && status.outcome.is_ok();
         let reason = if self.tests.values().any(|test| test.passed == Some(false)) {
             TierReason::Failed
-        } else if self.known.iter().any(|status| probed(&status)) {
+        } else if self.known.iter().any(|status| status.is_here() && status.outcome.is_ok()) {
             TierReason::Working
         } else {
-            let refusal = self.known.iter().find_map(|status| status.outcome.as_ref().err());
+            let refusal =
+                self.known.iter().filter(|status| status.is_here()).find_map(|status| status.outcome.as_ref().err());
             refusal.map_or(TierReason::NotSeen, |refusal| tier_reason(refusal.reason))
         };
         self.metrics.tier(Tier::Probe, reason);
@@ -320,6 +319,9 @@ fn say(status: &Status) {
             %executable, component, ?processes, go = %probed.go_version, way = probed.way.label(),
             "probed for anonymous requests"
         ),
+        Err(refusal) if refusal.reason == NotProbed::Elsewhere => {
+            tracing::debug!(%executable, component, ?processes, "not probed: {refusal}");
+        }
         Err(refusal) => tracing::warn!(%executable, component, ?processes, "not probed: {refusal}"),
     }
 }
@@ -347,7 +349,7 @@ pub fn tier_reason(reason: NotProbed) -> TierReason {
     match reason {
         NotProbed::NotPermitted => TierReason::NotPermitted,
         NotProbed::Unsupported => TierReason::Unsupported,
-        NotProbed::NotBelieved => TierReason::NotSeen,
+        NotProbed::NotBelieved | NotProbed::Elsewhere => TierReason::NotSeen,
         NotProbed::Failed => TierReason::Failed,
     }
 }

@@ -72,6 +72,8 @@ closed_set! {
         Unsupported = "unsupported",
         /// Somebody else than this node's administrator may have started it.
         NotBelieved = "not_believed",
+        /// It serves another network than the one that is watched.
+        Elsewhere = "elsewhere",
         /// Any other error.
         Failed = "failed",
     }
@@ -84,6 +86,14 @@ pub struct Refusal {
     pub reason: NotProbed,
     /// The sentence, with the way out where there is one.
     pub words: String,
+}
+
+impl Status {
+    /// Whether it serves the network that is watched and runs now.
+    pub fn is_here(&self) -> bool {
+        let elsewhere = matches!(&self.outcome, Err(Refusal { reason: NotProbed::Elsewhere, .. }));
+        !self.processes.is_empty() && !elsewhere
+    }
 }
 
 impl std::fmt::Display for Refusal {

@@ -132,27 +132,28 @@ fn believed(folder: &Path, executable: &fs::Metadata) -> Result<(), Refusal> {
     let status = fs::read_to_string(folder.join("status")).map_err(|error| unreadable(&error))?;
     let user = status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().next()?.parse().ok());
     let network = |folder: &Path| fs::read_link(folder.join("ns/net")).map_err(|error| unreadable(&error));
-    let same_network = network(folder)? == network(Path::new("/proc/self"))?;
-    let words = doubt(executable.uid(), executable.mode(), user, same_network);
+    if network(folder)? != network(Path::new("/proc/self"))? {
+        let words = "not this node's API server: it is in another network namespace than this monitor".to_owned();
+        return Err(Refusal { reason: NotProbed::Elsewhere, words });
+    }
+    let words = doubt(executable.uid(), executable.mode(), user);
     words.map_or(Ok(()), |words| Err(Refusal { reason: NotProbed::NotBelieved, words }))
 }
 
 /// Why the process is not believed; by owner and mode of its executable, and its user.
-fn doubt(owner: u32, mode: u32, user: Option<u32>, same_network: bool) -> Option<String> {
+fn doubt(owner: u32, mode: u32, user: Option<u32>) -> Option<String> {
     const NOT: &str = "not believed to be the API server:";
     if owner != 0 || mode & 0o022 != 0 {
         let mode = mode & 0o7777;
         return Some(format!("{NOT} others than root can change its executable (owner {owner}, mode {mode:o})"));
     }
     match user {
-        None => return Some(format!("{NOT} its user is not known")),
+        None => Some(format!("{NOT} its user is not known")),
         Some(user) if user >= SYSTEM_USERS => {
-            return Some(format!("{NOT} user {user} runs it, who is neither root nor a system user"));
+            Some(format!("{NOT} user {user} runs it, who is neither root nor a system user"))
         }
-        Some(_) => {}
+        Some(_) => None,
     }
-    let elsewhere = "not this node's API server: it is in another network namespace than this monitor";
-    (!same_network).then(|| elsewhere.to_owned())
 }
 
 /// Why an executable cannot be opened, with the way out.
@@ -269,19 +270,18 @@ mod tests {
 
     #[test]
     fn what_any_user_may_have_started_is_not_believed() {
-        assert_eq!(doubt(0, 0o100_755, Some(0), true), None);
-        assert_eq!(doubt(0, 0o100_555, Some(997), true), None, "a control plane that does not run as root");
+        assert_eq!(doubt(0, 0o100_755, Some(0)), None);
+        assert_eq!(doubt(0, 0o100_555, Some(997)), None, "a control plane that does not run as root");
         let table = [
-            (1_000, 0o755, Some(0), true, "owner 1000"),
-            (0, 0o775, Some(0), true, "mode 775"),
-            (0, 0o757, Some(0), true, "mode 757"),
-            (0, 0o755, Some(1_000), true, "user 1000"),
-            (0, 0o755, Some(65_534), true, "user 65534"),
-            (0, 0o755, None, true, "not known"),
-            (0, 0o755, Some(0), false, "another network namespace"),
+            (1_000, 0o755, Some(0), "owner 1000"),
+            (0, 0o775, Some(0), "mode 775"),
+            (0, 0o757, Some(0), "mode 757"),
+            (0, 0o755, Some(1_000), "user 1000"),
+            (0, 0o755, Some(65_534), "user 65534"),
+            (0, 0o755, None, "not known"),
         ];
-        for (owner, mode, user, same_network, word) in table {
-            let words = doubt(owner, mode, user, same_network).expect("a doubt");
+        for (owner, mode, user, word) in table {
+            let words = doubt(owner, mode, user).expect("a doubt");
             assert!(words.contains(word), "{words}");
         }
     }
@@ -329,6 +329,13 @@ mod tests {
         assert_eq!(found[0].identity, found[2].identity);
         let opened = File::open(&found[0].path).expect("opened");
         assert_eq!(Ok(Identity::of(&opened).expect("identity")), found[0].identity);
+
+        // In another network.
+        let network = proc.join("12/ns/net");
+        fs::remove_file(&network).expect("removed");
+        std::os::unix::fs::symlink("net:[1]", &network).expect("another network namespace");
+        let refusal = find(&proc).expect("listed")[2].identity.clone().expect_err("elsewhere");
+        assert_eq!(refusal.reason, NotProbed::Elsewhere);
 
         // Replaced under the same name, as an upgrade does.
         let other = folder.path().join("other");

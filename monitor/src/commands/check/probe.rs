@@ -17,17 +17,18 @@ pub fn look(settings: &Settings) -> Vec<Finding> {
         Err(error) => return vec![finding("probe", Status::Limited, format!("{error:#}"))],
     };
     let servers = probe.status();
-    if servers.is_empty() {
-        let found = "no API server runs here (in a pod, hostPID is needed to see it); it is probed once it does";
-        return vec![finding("probe", Status::Limited, found)];
-    }
     let mut findings = Vec::new();
+    if !servers.iter().any(probe::Status::is_here) {
+        let found = "no API server runs here (in a pod, hostPID is needed to see it); it is probed once it does";
+        findings.push(finding("probe", Status::Limited, found));
+    }
     for server in servers {
         let name = format!("probe of {} ({})", server.executable, server.component.label());
         match &server.outcome {
             Ok(probed) => findings.push(finding(name.as_str(), Status::Ok, attached(probed, &server.processes))),
             Err(refusal) => {
-                findings.push(finding(name.as_str(), Status::Limited, refusal.to_string()));
+                let status = if server.is_here() { Status::Limited } else { Status::Ok };
+                findings.push(finding(name.as_str(), status, refusal.to_string()));
                 continue;
             }
         }

@@ -10,11 +10,14 @@ use crate::e2e::audit::Request;
 use crate::e2e::control_plane::ControlPlane;
 use crate::e2e::monitor::{Monitor, Scrape};
 use crate::interrupt;
+use crate::lab::Lab;
 
 use super::compare::{self, Outcome};
 
 /// How long a counter may be behind the audit log.
 const BEHIND: Duration = Duration::from_secs(10);
+/// How long the probe may take to find its server, attach and try itself.
+const ATTACHED: Duration = Duration::from_secs(30);
 const ANONYMOUS: &str = "api_exposure_anonymous_requests_total";
 const LABELS: [&str; 3] = ["source", "verb", "path_class"];
 
@@ -22,8 +25,17 @@ const LABELS: [&str; 3] = ["source", "verb", "path_class"];
 pub struct Truth<'a> {
     /// Requests of `system:anonymous`.
     pub anonymous: Vec<&'a Request>,
+    /// Requests to the insecure port, which the audit log's reader tells of as well.
+    pub unsecured: Vec<&'a Request>,
     /// Requests about which the anonymous authenticator was asked: those, and those that its conditions refused.
     pub without: Vec<&'a Request>,
+}
+
+/// Waits until the probe has seen the monitor's own request.
+pub fn wait_until_at_work(lab: &Lab) -> Result<()> {
+    interrupt::wait_for("the probe's self-test", ATTACHED, || {
+        Ok((Scrape::new(lab)?.sum("api_exposure_self_test_success", &[]) == 1).then_some(()))
+    })
 }
 
 /// Compares both sources of exact evidence with the truth.
@@ -34,9 +46,10 @@ pub fn compare(
     authenticator: bool,
     outcome: &mut Outcome,
 ) -> Result<()> {
-    for (evidence, requests) in [("probe", &truth.without), ("audit", &truth.anonymous)] {
+    let unsecured = truth.unsecured.as_slice();
+    for (evidence, requests, more) in [("probe", &truth.without, &[][..]), ("audit", &truth.anonymous, unsecured)] {
         let counts = compare::requests(requests.iter().copied());
-        let told = told(requests.iter().map(|request| (request.source.to_string(), request.path.clone())));
+        let told = told(requests.iter().chain(more).map(|request| (request.source.to_string(), request.path.clone())));
         let differences = || -> Result<Vec<String>> {
             let scrape = Scrape::new(&control.lab)?;
             let counted = scrape.sums(ANONYMOUS, &[("evidence", evidence)], &LABELS);
@@ -55,7 +68,11 @@ pub fn compare(
         outcome.exact += requests.len();
     }
     if authenticator {
-        at_work(&Scrape::new(&control.lab)?, outcome);
+        let agreed = |scrape: &Scrape| scrape.sum("api_exposure_inference_agreement_total", &[]) > 0;
+        let scrape = interrupt::wait_for("the inference being judged", BEHIND, || {
+            Ok(Some(Scrape::new(&control.lab)?).filter(agreed))
+        })?;
+        at_work(&scrape, outcome);
     }
     Ok(())
 }

@@ -129,6 +129,9 @@ impl Session {
         let before = audit::read(control.audit_log())?.len();
         let flags = monitor_flags(control);
         let monitor = Monitor::start(&mut control.lab, binary, &flags)?;
+        if self.anonymous != Anonymous::Off {
+            exact::wait_until_at_work(&control.lab)?;
+        }
         if let Some(folder) = captures {
             capture(&mut control.lab, &folder.join(format!("{}.pcap", self.title)))?;
         }
@@ -170,6 +173,7 @@ impl Session {
         let without = |request: &&Request| self.without_credential(request, &cases);
         let truth = Truth {
             anonymous: requests.iter().filter(|request| request.actor == Actor::Anonymous).collect(),
+            unsecured: requests.iter().filter(|request| request.actor == Actor::Unsecured).collect(),
             without: requests.iter().filter(without).collect(),
         };
         exact::compare(&truth, control, &monitor, self.anonymous != Anonymous::Off, &mut outcome)?;
@@ -189,7 +193,8 @@ impl Session {
         let refused = self.anonymous == Anonymous::Conditions && request.actor == Actor::Refused;
         let case = (0..cases.len()).find(|index| play::address(*index).is_ok_and(|from| from == request.source));
         let case = case.and_then(|index| cases.get(index));
-        request.actor == Actor::Anonymous
+        // The monitor's own self-test, the one request over loopback, is the probe's business alone.
+        request.actor == Actor::Anonymous && !request.source.is_loopback()
             || refused && case.is_some_and(|case| case.credential.actor() == Actor::Anonymous)
     }
 }
