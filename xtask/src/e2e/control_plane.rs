@@ -140,6 +140,7 @@ impl ControlPlane {
             ("static", format!("{{token: {}}}", credentials::STATIC_TOKEN)),
             ("wrong", format!("{{token: {}}}", credentials::WRONG_TOKEN)),
             ("bootstrap", format!("{{token: {}}}", credentials::BOOTSTRAP_TOKEN)),
+            ("basic", "{username: somebody, password: secret}".to_owned()),
             ("none", "{}".to_owned()),
         ] {
             self.write(&format!("{name}.kubeconfig"), &credentials::kubeconfig(&server, &user))?;

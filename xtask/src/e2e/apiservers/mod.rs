@@ -22,6 +22,8 @@ use cases::Programs;
 use compare::Matrix;
 use session::SESSIONS;
 
+pub use exact::wait_until_at_work;
+
 /// Runs the suite with this monitor.
 pub fn run(binary: &Path, all: bool, captures: Option<&Path>) -> Result<()> {
     let only = std::env::var("E2E_DEV").ok();
