@@ -12,6 +12,7 @@ use super::control_plane::ControlPlane;
 
 mod cases;
 mod compare;
+mod cost;
 mod exact;
 mod insecure;
 mod load;
@@ -28,7 +29,7 @@ pub use exact::wait_until_at_work;
 pub fn run(binary: &Path, all: bool, captures: Option<&Path>) -> Result<()> {
     let only = std::env::var("E2E_DEV").ok();
     let sessions = SESSIONS.get(..if all { SESSIONS.len() } else { SESSIONS.len() - 1 }).unwrap_or_default();
-    let mut steps = Steps::new("apiservers", 3 + sessions.len())?;
+    let mut steps = Steps::new("apiservers", 3 + sessions.len() + usize::from(all))?;
     let kube_rs = kube_client(&mut steps)?;
     let mut control = steps.within("network namespaces, credentials, etcd", ControlPlane::new)?;
     let programs = Programs { kubectl: control.kubectl_path().display().to_string(), kube_rs };
@@ -45,6 +46,9 @@ pub fn run(binary: &Path, all: bool, captures: Option<&Path>) -> Result<()> {
         first_requests.extend(&outcome.first_requests);
         agreement.extend(&outcome.agreement);
         exact += outcome.exact;
+    }
+    if all {
+        steps.within("what the probe costs the API server", || cost::measure(&mut control, binary))?;
     }
     println!("\nwhat was said of clients' certificates:\n{certificates}");
     println!("\nwhat was said of first requests:\n{first_requests}");
