@@ -1,5 +1,6 @@
 //! `check`: what would work here and what not, before anything is attached.
 
+mod audit;
 mod probe;
 
 use std::io::{self, Write as _};
@@ -90,6 +91,7 @@ async fn look(settings: &Settings) -> anyhow::Result<Vec<Finding>> {
     let mut findings = vec![kernel(), capabilities(), listen(settings)];
     findings.extend(programs());
     findings.extend(probe::look(settings));
+    findings.extend(audit::look(settings));
     let (connection, handle, _) = rtnetlink::new_connection().context("opening a netlink socket")?;
     tokio::spawn(connection);
     let up = interfaces::list(&handle).await?;
