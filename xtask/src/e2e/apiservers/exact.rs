@@ -19,6 +19,7 @@ const BEHIND: Duration = Duration::from_secs(10);
 /// How long the probe may take to find its server, attach and try itself.
 const ATTACHED: Duration = Duration::from_secs(30);
 const ANONYMOUS: &str = "api_exposure_anonymous_requests_total";
+const AGREEMENT: &str = "api_exposure_inference_agreement_total";
 const LABELS: [&str; 3] = ["source", "verb", "path_class"];
 
 /// What the audit log has.
@@ -68,10 +69,18 @@ pub fn compare(
         outcome.exact += requests.len();
     }
     if authenticator {
-        let agreed = |scrape: &Scrape| scrape.sum("api_exposure_inference_agreement_total", &[]) > 0;
-        let scrape = interrupt::wait_for("the inference being judged", BEHIND, || {
+        let agreed = |scrape: &Scrape| scrape.sum(AGREEMENT, &[]) > 0;
+        let judged = interrupt::wait_for("the inference being judged", BEHIND, || {
             Ok(Some(Scrape::new(&control.lab)?).filter(agreed))
-        })?;
+        });
+        interrupt::check()?;
+        let scrape = match judged {
+            Ok(scrape) => scrape,
+            Err(error) => {
+                outcome.failures.push(format!("{error:#}"));
+                Scrape::new(&control.lab)?
+            }
+        };
         at_work(&scrape, outcome);
     }
     Ok(())
@@ -92,7 +101,7 @@ fn at_work(scrape: &Scrape, outcome: &mut Outcome) {
             outcome.failures.push(format!("{metric}{with:?} is {is} instead of {wanted}"));
         }
     }
-    let agreement = scrape.sums("api_exposure_inference_agreement_total", &[], &["actual", "inferred"]);
+    let agreement = scrape.sums(AGREEMENT, &[], &["actual", "inferred"]);
     for (words, count) in agreement {
         if let [actual, inferred] = words.as_slice() {
             (0..count).for_each(|_| outcome.agreement.add(actual, inferred));
