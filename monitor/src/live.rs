@@ -21,14 +21,12 @@ use crate::classify::Classifier;
 use crate::clock;
 use crate::config::{OnOff, Settings, UnauthenticatedGoaway};
 use crate::discover::PortState;
-use crate::discovery::Cluster;
-use crate::discovery::grace::Grace;
+use crate::discovery::{Cluster, Local};
 use crate::export::{Health, KernelCounts, KernelSource, Metrics, Tier, TierReason};
 use crate::pipeline::{Event, Pipeline};
 use crate::probe;
 use crate::receive::Record;
 use crate::watch::Watch;
-pub(crate) use node::node_name;
 use node::{Node, Talk};
 
 /// Changes of interfaces come in bursts: wait this long for the rest of one.
@@ -84,13 +82,12 @@ pub async fn run(
         times: Arc::default(),
         handle,
         talk: Talk::default(),
-        name: node_name(),
-        grace: Grace::default(),
-        cluster_ports: Vec::new(),
+        local: Local::new(),
+        stale: true,
     };
     // Known from the start, a node with a public address is no exposure.
     cluster.settle(SETTLE_CLUSTER).await;
-    node.reconcile(&cluster.state()).await?;
+    node.reconcile(&cluster).await?;
     node.attacher.require_one()?;
     metrics.set_kernel_source(Some(Arc::new(Source { counters, times: Arc::clone(&node.times) })));
     let stop = Arc::new(AtomicBool::new(false));
@@ -142,7 +139,7 @@ pub async fn run(
         }
         tokio::time::sleep(SETTLE).await;
         while futures_util::FutureExt::now_or_never(messages.next()).flatten().is_some() {}
-        if let Err(error) = node.reconcile(&cluster.state()).await {
+        if let Err(error) = node.reconcile(&cluster).await {
             tracing::warn!("cannot follow the interfaces: {error:#}");
         }
     };

@@ -73,6 +73,8 @@ pub enum Told {
     Audited(Subject),
     /// From when on the probe sees every anonymous request of this node's API servers; `None` where it does not.
     ProbeComplete(Option<SystemTime>),
+    /// A request of our own came from this address and port: what was inferred of it is compared with nothing.
+    Own(std::net::SocketAddr),
     /// A request of our own has shown that the API server at this port of this node sends GOAWAY.
     SendsGoaway(u16),
 }
@@ -112,6 +114,8 @@ struct Peer {
     interface: Option<Arc<str>>,
     destination: Destination,
     exposed: bool,
+    /// It is one of our own.
+    own: bool,
     /// When the probe saw the first anonymous request on it.
     first: Option<SystemTime>,
 }
@@ -143,6 +147,7 @@ impl Anonymous {
             interface: connection.interface.clone(),
             destination: connection.destination,
             exposed: false,
+            own: false,
             first: None,
         };
         put(&mut self.peers, (source.ip, source.port), peer, limits::FLOWS as usize);

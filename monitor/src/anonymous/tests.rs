@@ -153,6 +153,12 @@ fn only_what_the_probe_can_see_is_compared() {
     anonymous.judged(&earlier, at(2), &watch());
     anonymous.began(&connection(4, 3));
     assert!(anonymous.agreements(at(100_000)).is_empty());
+    // One of our own, whose hit does not come here.
+    let own = connection(5, 1);
+    anonymous.began(&own);
+    anonymous.judged(&own, at(2), &watch());
+    anonymous.own(std::net::SocketAddr::new(own.source.ip, own.source.port));
+    assert!(anonymous.agreements(at(100_000)).is_empty());
     // A loss while it waited: nothing can be said.
     anonymous.judged(&connection(4, 3), at(4), &watch());
     anonymous.set_probe_complete(Some(at(5)));

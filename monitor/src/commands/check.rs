@@ -20,9 +20,8 @@ use crate::attach::interfaces::{self, Interface, Patterns};
 use crate::attach::object::{KernelHalf, program};
 use crate::attach::{privileges, traffic_control};
 use crate::config::{DiscoveryMode, Output, Settings};
-use crate::discovery::{Cluster, Object, Progress, ThisNode};
+use crate::discovery::{Cluster, Object, Progress, ThisNode, local};
 use crate::export::Metrics;
-use crate::live;
 
 /// The oldest kernel that is supported: what the kernel half needs (ring buffer 5.8, CAP_BPF 5.8) and is tested on.
 const OLDEST: KernelVersion = KernelVersion::new(5, 10, 0);
@@ -224,7 +223,7 @@ async fn cluster(settings: &Settings, addresses: Vec<IpAddr>) -> Vec<Finding> {
     }
     cluster.settle(CLUSTER).await;
     let state = cluster.state();
-    let this = ThisNode { name: live::node_name(), addresses };
+    let this = ThisNode { name: local::node_name(), addresses };
     let of = |object: &Object| {
         let (status, found) = match state.progress(*object) {
             Progress::Synced => (Status::Ok, state.known.describe(*object, &this)),

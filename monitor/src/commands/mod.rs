@@ -71,7 +71,12 @@ fn one_line(error: &clap::Error) -> String {
 
 /// Writes what the daemon has to say to stderr: stdout is for results. Data of connections is never logged.
 fn log_to_stderr(arguments: &Arguments) {
-    let default = if matches!(arguments.command, Command::Run(_)) { "info" } else { "warn" };
+    let default = match arguments.command {
+        Command::Run(_) => "info",
+        // What cannot be asked of the cluster is in its answer.
+        Command::Check(_) => "warn,monitor::discovery=off",
+        _ => "warn",
+    };
     let filter = arguments.log_level.as_deref().filter(|level| !level.is_empty()).unwrap_or(default);
     let subscriber = tracing_subscriber::fmt()
         .with_writer(io::stderr)

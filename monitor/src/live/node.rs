@@ -4,16 +4,15 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use monitor_common::{Hook, Role};
+use monitor_common::Hook;
 use rtnetlink::Handle;
 
 use crate::attach::object::ProgramTimes;
 use crate::attach::{Attacher, Change, Standing, interfaces};
 use crate::config::Settings;
-use crate::discovery::grace::Grace;
-use crate::discovery::{Known, State, ThisNode};
+use crate::discovery::{Cluster, Local};
 use crate::export::Metrics;
-use crate::watch::{ClusterWords, Watch};
+use crate::watch::Watch;
 
 /// Lines about interfaces in each [`TALK_SPAN`]; the others are summed up in one. Pods may come and go by the dozen.
 const TALK_LINES: u32 = 32;
@@ -30,27 +29,24 @@ pub struct Node {
     pub times: Arc<Mutex<Option<ProgramTimes>>>,
     pub handle: Handle,
     pub talk: Talk,
-    /// This node's name in the cluster.
-    pub name: Option<String>,
-    pub grace: Grace,
-    /// Ports that the Kubernetes API names, as they were told last.
-    pub cluster_ports: Vec<(u16, Role)>,
+    pub local: Local,
+    /// What is watched has to be looked at again.
+    pub stale: bool,
 }
 
 impl Node {
     /// Brings tables and attachments to what the node has now, and the cluster.
-    pub async fn reconcile(&mut self, cluster: &State) -> Result<()> {
-        let this = ThisNode { name: self.name.clone(), addresses: interfaces::addresses(&self.handle).await? };
-        let words = cluster.known.words(&this);
-        if words.ports != self.cluster_ports {
-            self.tell_ports(&words, &cluster.known);
-        }
-        let words = self.grace.extend(words, Instant::now());
-        let watch = Watch::in_cluster(&self.settings, &this.addresses, &words);
-        if watch != self.watch {
-            self.attacher.kernel().watch(&watch)?;
-            *self.shared_watch.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(watch.clone());
-            self.watch = watch;
+    pub async fn reconcile(&mut self, cluster: &Cluster) -> Result<()> {
+        let own = interfaces::addresses(&self.handle).await?;
+        self.stale |= self.local.update(&cluster.state(), &own, Instant::now());
+        if self.stale {
+            let watch = Watch::in_cluster(&self.settings, &own, self.local.words());
+            if watch != self.watch {
+                self.attacher.kernel().watch(&watch)?;
+                *self.shared_watch.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(watch.clone());
+                self.watch = watch;
+            }
+            self.stale = false;
         }
         let changes = self.attacher.reconcile(&interfaces::list(&self.handle).await?);
         for change in &changes {
@@ -63,28 +59,6 @@ impl Node {
         let times = self.attacher.kernel().program_times()?;
         *self.times.lock().unwrap_or_else(PoisonError::into_inner) = Some(times);
         Ok(())
-    }
-
-    /// Says which ports the Kubernetes API names.
-    fn tell_ports(&mut self, words: &ClusterWords, known: &Known) {
-        for (port, role) in words.ports.iter().filter(|port| !self.cluster_ports.contains(port)) {
-            match role {
-                Role::NodePort => tracing::warn!(port, "the Service kubernetes has this NodePort: watched"),
-                _ => tracing::info!(port, "API servers listen on this port: watched"),
-            }
-        }
-        for (port, _) in self.cluster_ports.iter().filter(|port| !words.ports.contains(port)) {
-            tracing::info!(port, "the Kubernetes API no longer names this port");
-        }
-        let balancers: Vec<&str> = known.load_balancers().collect();
-        if !balancers.is_empty() {
-            tracing::warn!(
-                at = balancers.join(", "),
-                "the Service kubernetes has a load balancer; what comes to its own port and not to a NodePort is read with \
-                 that port in --secure-port only"
-            );
-        }
-        self.cluster_ports.clone_from(&words.ports);
     }
 
     fn tell(&mut self, change: &Change) {
@@ -142,15 +116,6 @@ impl Node {
             }
         }
     }
-}
-
-/// This node's name in the cluster: what its pod was told (`NODE_NAME`, by the downward API), else its host name, which
-/// kubelet takes too.
-pub(crate) fn node_name() -> Option<String> {
-    let told = std::env::var("NODE_NAME").ok().filter(|name| !name.is_empty());
-    let host = || std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
-    let name = told.or_else(host)?.trim().to_ascii_lowercase();
-    (!name.is_empty()).then_some(name)
 }
 
 /// How much may still be said about interfaces.

@@ -34,6 +34,7 @@ impl Pipeline {
             Told::Request(request) => self.evident(request, output),
             Told::Audited(subject) => self.audited(subject, output),
             Told::ProbeComplete(since) => self.anonymous.get_or_insert_default().set_probe_complete(since),
+            Told::Own(client) => self.anonymous.get_or_insert_default().own(client),
             Told::SendsGoaway(port) => self.classifier.learn_goaway(self.watch.own_addresses(), port),
         }
     }

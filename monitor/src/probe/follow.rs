@@ -39,6 +39,9 @@ const TEST_AGAIN: Duration = Duration::from_secs(60);
 const TEST_STARTING: Duration = Duration::from_secs(2);
 const STARTS: u32 = 30;
 
+/// One that listens may still be starting, too: so many tests have to fail before that is a failure.
+const TRIES: u32 = 5;
+
 /// A hit of our own test that comes so late is still ours.
 const OURS: Duration = Duration::from_secs(30);
 
@@ -107,6 +110,12 @@ struct Test {
     attempts: u32,
     /// `None`: not yet, or there is nothing to be tested.
     passed: Option<bool>,
+}
+
+impl Test {
+    fn again_soon(&mut self) {
+        self.due = Instant::now() + TEST_STARTING;
+    }
 }
 
 impl Following {
@@ -263,7 +272,10 @@ impl Following {
         };
         let mut others = Vec::new();
         let (local, outcome) = self_test::run(probe, endpoint, &mut |hit| others.push(hit));
-        self.ours.extend(local.map(|local| (local, Instant::now())));
+        if let Some(local) = local {
+            self.ours.push((local, Instant::now()));
+            self.tell(Told::Own(local));
+        }
         others.into_iter().for_each(|hit| self.hit(hit));
         let Some(test) = self.tests.get_mut(&process) else { return };
         test.attempts += 1;
@@ -271,14 +283,12 @@ impl Following {
         let (passed, pause) = match &outcome {
             Outcome::Passed { .. } => (Some(true), TEST),
             Outcome::NoAnonymous => (None, TEST),
-            Outcome::NotListening(_) if before.is_none() && test.attempts < STARTS => {
-                test.due = Instant::now() + TEST_STARTING;
-                return;
-            }
+            Outcome::NotListening(_) if before.is_none() && test.attempts < STARTS => return test.again_soon(),
+            Outcome::Failed(_) if before.is_none() && test.attempts < TRIES => return test.again_soon(),
             Outcome::NotListening(_) | Outcome::Failed(_) => (Some(false), TEST_AGAIN),
         };
         (test.passed, test.due) = (passed, Instant::now() + pause);
-        let first = test.attempts == 1 || before != passed;
+        let first = before.is_none() || before != passed;
         match &outcome {
             Outcome::Passed { took, answer } => {
                 if first {
