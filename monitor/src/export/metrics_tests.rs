@@ -7,9 +7,15 @@ use monitor_common::{PacketCount, PacketKind, Role, Skip, SourceClass};
 use super::super::examples::{anonymous_over_tls, evident, plaintext, silent};
 use super::super::kernel::KernelCounts;
 use super::*;
-use crate::anonymous::Actual;
+use crate::anonymous::{Actual, Agreement};
+use crate::audit::event::UnauthenticatedReason;
+use crate::audit::follower::Change;
+use crate::audit::log::AuditKind;
+use crate::audit::node_restriction::{NodeRefusal, NodeResource};
 use crate::configuration::{AnonymousMode, Finding, FindingKind, Report, Source};
 use crate::discover::CandidateOutcome;
+use crate::probe::ProbeLoss;
+use crate::probe::process::Component;
 
 /// Set to any value, this variable makes the test write the golden scrape instead of comparing with it.
 const WRITE_GOLDEN: &str = "API_EXPOSURE_WRITE_GOLDEN";
