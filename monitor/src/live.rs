@@ -2,30 +2,30 @@
 
 use std::os::fd::AsRawFd as _;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow};
 use futures_util::StreamExt as _;
-use monitor_common::{Hook, Role};
+use monitor_common::Hook;
 use rtnetlink::{Handle, MulticastGroup, new_multicast_connection};
 use tokio::sync::watch;
 
 use crate::anonymous::Told;
 use crate::attach::object::{Counters, Discovered, KernelHalf, ProgramTimes, Reading};
 use crate::attach::{Attacher, Change, Names, Policy, Standing, interfaces};
+use crate::audit;
 use crate::classify::Classifier;
 use crate::clock;
 use crate::config::{OnOff, Settings, UnauthenticatedGoaway};
 use crate::discover::PortState;
-use crate::discovery::grace::Grace;
-use crate::discovery::{Cluster, Known, State, ThisNode};
+use crate::discovery::{Cluster, Local};
 use crate::export::{Health, KernelCounts, KernelSource, Metrics, Tier, TierReason};
 use crate::pipeline::{Event, Pipeline};
 use crate::probe;
 use crate::receive::Record;
-use crate::watch::{ClusterWords, Watch};
+use crate::watch::Watch;
 
 /// Changes of interfaces come in bursts: wait this long for the rest of one.
 const SETTLE: Duration = Duration::from_millis(100);
@@ -84,13 +84,12 @@ pub async fn run(
         times: Arc::default(),
         handle,
         talk: Talk::default(),
-        name: node_name(),
-        grace: Grace::default(),
-        cluster_ports: Vec::new(),
+        local: Local::new(),
+        stale: true,
     };
     // Known from the start, a node with a public address is no exposure.
     cluster.settle(SETTLE_CLUSTER).await;
-    node.reconcile(&cluster.state()).await?;
+    node.reconcile(&cluster).await?;
     node.attacher.require_one()?;
     metrics.set_kernel_source(Some(Arc::new(Source { counters, times: Arc::clone(&node.times) })));
     let stop = Arc::new(AtomicBool::new(false));
@@ -101,14 +100,22 @@ pub async fn run(
             UnauthenticatedGoaway::Auto | UnauthenticatedGoaway::On => TierReason::NotSeen,
         },
     );
-    let (tell, told) = match settings.probe {
-        OnOff::On => Some(std::sync::mpsc::sync_channel(TOLD)).unzip(),
-        OnOff::Off => (None, None),
-    };
+    let tells = settings.probe == OnOff::On || settings.audit_log.is_some();
+    let (tell, told) = tells.then(|| sync_channel(TOLD)).unzip();
     let mut reader = Reader::start(settings, (reading, told), &node, &stop, Arc::clone(&health), sink)?;
     for tier in [Tier::Plaintext, Tier::TlsClear, Tier::RecordLength] {
         metrics.tier(tier, TierReason::Working);
     }
+    let audit = match (settings.audit_log.clone(), tell.clone()) {
+        (Some(log), Some(tell)) => {
+            let paths = audit::follow::Paths { log, state: settings.audit_state.clone() };
+            Some(audit::follow::Follower::start(paths, tell, Arc::clone(&metrics))?)
+        }
+        _ => {
+            metrics.tier(Tier::Audit, TierReason::NotConfigured);
+            None
+        }
+    };
     let probe = match (settings.probe, tell) {
         (OnOff::On, Some(tell)) => Some(
             probe::follow::Follower::start(probe::Settings::default(), tell, Arc::clone(&metrics))
@@ -134,12 +141,13 @@ pub async fn run(
         }
         tokio::time::sleep(SETTLE).await;
         while futures_util::FutureExt::now_or_never(messages.next()).flatten().is_some() {}
-        if let Err(error) = node.reconcile(&cluster.state()).await {
+        if let Err(error) = node.reconcile(&cluster).await {
             tracing::warn!("cannot follow the interfaces: {error:#}");
         }
     };
     health.set_not_ready("shutting down");
     drop(probe);
+    drop(audit);
     // Detach first, so that what is still in the ring buffer is all that there will be; then read that.
     drop(node);
     metrics.set_kernel_source(None);
@@ -164,27 +172,23 @@ struct Node {
     times: Arc<Mutex<Option<ProgramTimes>>>,
     handle: Handle,
     talk: Talk,
-    /// This node's name in the cluster.
-    name: Option<String>,
-    grace: Grace,
-    /// Ports that the Kubernetes API names, as they were told last.
-    cluster_ports: Vec<(u16, Role)>,
+    local: Local,
+    /// What is watched has to be looked at again.
+    stale: bool,
 }
 
 impl Node {
     /// Brings tables and attachments to what the node has now, and the cluster.
-    async fn reconcile(&mut self, cluster: &State) -> Result<()> {
-        let this = ThisNode { name: self.name.clone(), addresses: interfaces::addresses(&self.handle).await? };
-        let words = cluster.known.words(&this);
-        if words.ports != self.cluster_ports {
-            self.tell_ports(&words, &cluster.known);
-        }
-        let words = self.grace.extend(words, Instant::now());
-        let watch = Watch::in_cluster(&self.settings, &this.addresses, &words);
-        if watch != self.watch {
-            self.attacher.kernel().watch(&watch)?;
-            *self.shared_watch.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(watch.clone());
-            self.watch = watch;
+    async fn reconcile(&mut self, cluster: &Cluster) -> Result<()> {
+        let own = interfaces::addresses(&self.handle).await?;
+        self.stale |= self.local.update(&cluster.state(), &own, Instant::now());
+        if self.stale {
+            let watch = Watch::in_cluster(&self.settings, &own, self.local.words());
+            if watch != self.watch {
+                self.attacher.kernel().watch(&watch)?;
+                self.watch = watch;
+            }
+            self.stale = false;
         }
         let changes = self.attacher.reconcile(&interfaces::list(&self.handle).await?);
         for change in &changes {
@@ -197,28 +201,6 @@ impl Node {
         let times = self.attacher.kernel().program_times()?;
         *self.times.lock().unwrap_or_else(PoisonError::into_inner) = Some(times);
         Ok(())
-    }
-
-    /// Says which ports the Kubernetes API names.
-    fn tell_ports(&mut self, words: &ClusterWords, known: &Known) {
-        for (port, role) in words.ports.iter().filter(|port| !self.cluster_ports.contains(port)) {
-            match role {
-                Role::NodePort => tracing::warn!(port, "the Service kubernetes has this NodePort: watched"),
-                _ => tracing::info!(port, "API servers listen on this port: watched"),
-            }
-        }
-        for (port, _) in self.cluster_ports.iter().filter(|port| !words.ports.contains(port)) {
-            tracing::info!(port, "the Kubernetes API no longer names this port");
-        }
-        let balancers: Vec<&str> = known.load_balancers().collect();
-        if !balancers.is_empty() {
-            tracing::warn!(
-                at = balancers.join(", "),
-                "the Service kubernetes has a load balancer; what comes to its own port and not to a NodePort is read with \
-                 that port in --secure-port only"
-            );
-        }
-        self.cluster_ports.clone_from(&words.ports);
     }
 
     fn tell(&mut self, change: &Change) {
@@ -276,15 +258,6 @@ impl Node {
             }
         }
     }
-}
-
-/// This node's name in the cluster: what its pod was told (`NODE_NAME`, by the downward API), else its host name, which
-/// kubelet takes too.
-pub(crate) fn node_name() -> Option<String> {
-    let told = std::env::var("NODE_NAME").ok().filter(|name| !name.is_empty());
-    let host = || std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
-    let name = told.or_else(host)?.trim().to_ascii_lowercase();
-    (!name.is_empty()).then_some(name)
 }
 
 /// How much may still be said about interfaces.
@@ -363,6 +336,9 @@ impl Reader {
         );
         if told.is_some() {
             pipeline.expect_evidence();
+        }
+        if settings.audit_log.is_some() {
+            pipeline.expect_decisions();
         }
         let watch = Arc::clone(&node.shared_watch);
         let metrics = Arc::clone(&node.metrics);

@@ -21,6 +21,7 @@ const BINARY: &str = env!("CARGO_BIN_EXE_monitor");
 const LIMIT: Duration = Duration::from_secs(5);
 
 const NODE: &str = "10.77.0.1";
+const NODE_IPV6: &str = "fd00:77::1";
 
 /// A node with an interface, the Kubernetes API on its loopback interface, and a host outside that has many addresses.
 struct Lab {
@@ -33,13 +34,15 @@ struct Lab {
 impl Lab {
     fn new() -> Self {
         require_root();
-        let (node, outside) = (Namespace::new().unwrap(), Namespace::new().unwrap());
-        node.veth("watched", "far").unwrap();
-        node.give("far", &outside).unwrap();
-        node.ip(&format!("address add {NODE}/16 dev watched")).unwrap();
-        node.ip("route add default dev watched").unwrap();
-        outside.ip("link set far up").unwrap();
-        Self { node, outside, folder: tempfile::tempdir().unwrap(), sent: Cell::new(0) }
+        let (node, outside) = (Namespace::new().expect("a namespace"), Namespace::new().expect("a namespace"));
+        node.veth("watched", "far").expect("the lab works");
+        node.give("far", &outside).expect("the lab works");
+        node.ip(&format!("address add {NODE}/16 dev watched")).expect("the lab works");
+        node.ip("route add default dev watched").expect("the lab works");
+        node.ip(&format!("address add {NODE_IPV6}/64 dev watched nodad")).expect("the lab works");
+        node.ip("-6 route add default dev watched").expect("the lab works");
+        outside.ip("link set far up").expect("the lab works");
+        Self { node, outside, folder: tempfile::tempdir().expect("the lab works"), sent: Cell::new(0) }
     }
 
     fn api(&self) -> Server<'_> {
@@ -58,34 +61,52 @@ impl Lab {
 
     fn kubeconfig(&self, text: &str) -> PathBuf {
         let path = self.folder.path().join("kubeconfig");
-        std::fs::write(&path, text).unwrap();
+        std::fs::write(&path, text).expect("the lab works");
         path
     }
 
     fn start(&self, server: &Server<'_>) -> Daemon<'_> {
         let kubeconfig = self.kubeconfig(&server.kubeconfig());
-        let words =
-            ["--interface", "watched", "--discovery", "kubernetes", "--kubeconfig", kubeconfig.to_str().unwrap()];
-        Daemon::start(BINARY, &self.node, &words).unwrap()
+        let words = [
+            "--interface",
+            "watched",
+            "--discovery",
+            "kubernetes",
+            "--kubeconfig",
+            kubeconfig.to_str().expect("the lab works"),
+        ];
+        Daemon::start(BINARY, &self.node, &words).expect("the lab works")
     }
 
     /// Sends one SYN from this address, and none more: it is refused.
     fn knock(&self, source: &str, port: u16) {
-        self.outside.ip(&format!("address replace {source}/32 dev far")).unwrap();
-        self.outside.ip(&format!("route replace {NODE}/32 dev far src {source}")).unwrap();
-        let address: SocketAddr = format!("{NODE}:{port}").parse().unwrap();
+        let address = self.come_from(source, port);
         let outcome = self.outside.run(|| TcpStream::connect_timeout(&address, Duration::from_secs(10)));
-        assert_eq!(outcome.unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused, "{source}");
+        assert_eq!(outcome.expect_err("nobody listens").kind(), std::io::ErrorKind::ConnectionRefused, "{source}");
         self.sent.set(self.sent.get() + 1);
+    }
+
+    /// A SYN from an address that is the node's own; it gets no answer.
+    fn spoof(&self, source: &str) {
+        let address = self.come_from(source, SECURE);
+        let _ = self.outside.run(|| TcpStream::connect_timeout(&address, Duration::from_millis(100)));
+    }
+
+    /// Connections to what this gives come from `source`.
+    fn come_from(&self, source: &str, port: u16) -> SocketAddr {
+        let (node, length, options) = if source.contains(':') { (NODE_IPV6, 128, "nodad") } else { (NODE, 32, "") };
+        self.outside.ip(&format!("address replace {source}/{length} dev far {options}")).expect("the lab works");
+        self.outside.ip(&format!("route replace {node}/{length} dev far src {source}")).expect("the lab works");
+        SocketAddr::new(node.parse().expect("an address"), port)
     }
 
     /// How long it takes until knocks from this address count so.
     fn until(&self, daemon: &Daemon<'_>, what: &str, source: &str, port: u16, [role, class]: [&str; 2]) -> Duration {
-        let before = syns(&daemon.metrics().unwrap(), role, class);
+        let before = syns(&daemon.metrics().expect("a scrape"), role, class);
         let begun = Instant::now();
         loop {
             self.knock(source, port);
-            if syns(&daemon.metrics().unwrap(), role, class) > before {
+            if syns(&daemon.metrics().expect("a scrape"), role, class) > before {
                 println!("{what}: {:?}", begun.elapsed());
                 return begun.elapsed();
             }
@@ -98,9 +119,9 @@ impl Lab {
 
     /// A knock from this address counts so.
     fn assert(&self, daemon: &Daemon<'_>, source: &str, port: u16, [role, class]: [&str; 2]) {
-        let before = syns(&daemon.metrics().unwrap(), role, class);
+        let before = syns(&daemon.metrics().expect("a scrape"), role, class);
         self.knock(source, port);
-        let after = daemon.metrics().unwrap();
+        let after = daemon.metrics().expect("a scrape");
         assert_eq!(syns(&after, role, class), before + 1, "{source} {port} is not {role} {class}:\n{}", after.0);
     }
 }
@@ -127,7 +148,7 @@ fn all_syns(scrape: &Scrape) -> u64 {
 }
 
 fn synced(scrape: &Scrape, object: &str) -> f64 {
-    scrape.value(&format!(r#"api_exposure_discovery_synced{{object="{object}"}}"#)).unwrap()
+    scrape.value(&format!(r#"api_exposure_discovery_synced{{object="{object}"}}"#)).expect("the lab works")
 }
 
 fn errors(scrape: &Scrape, words: &[&str]) -> u64 {
@@ -169,12 +190,15 @@ fn changes_of_the_cluster_reach_the_tables_while_packets_come_by() {
     lab.assert(&daemon, "10.244.3.7", SECURE, ["secure", "pod"]);
 
     // One of the outside, with an address of each family.
-    let both = json!({"status": {"addresses": [{"type": "InternalIP", "address": "203.0.113.8"},
+    let both = json!({"spec": {"podCIDR": "10.244.4.0/24", "podCIDRs": ["10.244.4.0/24", "fd00:244::/64"]}, "status": {"addresses": [{"type": "InternalIP", "address": "203.0.113.8"},
         {"type": "InternalIP", "address": "2001:db8::8"}, {"type": "Hostname", "address": "203.0.113.7"}]}});
     server.apply("nodes", "fourth", both);
     let latency = lab.until(&daemon, "a node outside", "203.0.113.8", SECURE, ["secure", "cluster_node"]);
     assert!(latency < LIMIT, "{latency:?}");
     lab.assert(&daemon, "203.0.113.7", SECURE, ["secure", "public"]);
+    lab.assert(&daemon, "2001:db8::8", SECURE, ["secure", "cluster_node"]);
+    lab.assert(&daemon, "2001:db8::9", SECURE, ["secure", "public"]);
+    lab.assert(&daemon, "fd00:244::7", SECURE, ["secure", "pod"]);
 
     let unseen = lab.sent.get();
     lab.knock("203.0.113.7", NODE_PORT);
@@ -192,7 +216,7 @@ fn changes_of_the_cluster_reach_the_tables_while_packets_come_by() {
     let begun = Instant::now();
     wait(|| {
         let before = syns(&daemon.metrics()?, "secure", "node");
-        spoof(&lab, "10.77.9.9");
+        lab.spoof("10.77.9.9");
         Ok((syns(&daemon.metrics()?, "secure", "node") > before).then_some(()))
     })
     .unwrap();
@@ -230,14 +254,6 @@ fn changes_of_the_cluster_reach_the_tables_while_packets_come_by() {
     let ended = daemon.stop().unwrap();
     assert!(ended.success && !ended.log.contains(TOKEN) && !ended.log.contains("panicked"), "{}", ended.log);
     assert!(ended.log.contains("NodePort"), "{}", ended.log);
-}
-
-/// A SYN from an address that is the node's own; it gets no answer.
-fn spoof(lab: &Lab, source: &str) {
-    lab.outside.ip(&format!("address replace {source}/32 dev far")).unwrap();
-    lab.outside.ip(&format!("route replace {NODE}/32 dev far src {source}")).unwrap();
-    let address: SocketAddr = format!("{NODE}:{SECURE}").parse().unwrap();
-    let _ = lab.outside.run(|| TcpStream::connect_timeout(&address, Duration::from_millis(100)));
 }
 
 #[test]

@@ -110,6 +110,7 @@ impl Shared {
             let left_out = state.known.left_out();
             let changed = listing.take(&mut state.known, K::OBJECT, change);
             if changed {
+                state.version += 1;
                 self.metrics.discovery_changed(K::OBJECT, state.known.objects(K::OBJECT).len());
                 if state.known.left_out() > left_out {
                     tracing::warn!(

@@ -20,6 +20,11 @@ pub struct Grace {
 }
 
 impl Grace {
+    /// Whether anything is on its way out: then this wants to be asked again.
+    pub fn is_leaving(&self) -> bool {
+        self.ports.values().any(|(_, gone)| gone.is_some()) || self.prefixes.values().any(|(_, gone)| gone.is_some())
+    }
+
     /// What is named now, with what was until a moment ago.
     pub fn extend(&mut self, words: ClusterWords, now: Instant) -> ClusterWords {
         ClusterWords {
@@ -70,12 +75,15 @@ mod tests {
             &[("10.0.0.1/32", SourceClass::ClusterNode), ("10.0.0.2/32", SourceClass::ClusterNode)],
         );
         assert_eq!(grace.extend(both.clone(), start), both);
+        assert!(!grace.is_leaving());
         let gone = start + Duration::from_secs(3_600);
         assert_eq!(grace.extend(left.clone(), gone), mixed, "a class changes at once");
         assert_eq!(grace.extend(left.clone(), gone + GRACE - Duration::from_millis(1)), mixed);
         assert_eq!(grace.extend(both.clone(), gone + GRACE - Duration::from_millis(1)), both, "it came back");
         assert_eq!(grace.extend(left.clone(), gone + GRACE), mixed, "the time begins anew");
+        assert!(grace.is_leaving());
         assert_eq!(grace.extend(left.clone(), gone + GRACE * 2), left);
+        assert!(!grace.is_leaving());
         assert_eq!(grace.extend(ClusterWords::default(), gone + GRACE * 2), left);
         assert_eq!(grace.extend(ClusterWords::default(), gone + GRACE * 3), ClusterWords::default());
     }

@@ -8,6 +8,7 @@ pub mod access;
 pub mod follow;
 pub mod grace;
 pub mod known;
+pub mod local;
 mod objects;
 mod problem;
 #[cfg(test)]
@@ -22,6 +23,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 pub use known::{Facts, Known, ThisNode};
+pub use local::Local;
 pub use problem::{Problem, Reason};
 
 use crate::config::Settings;
@@ -46,6 +48,8 @@ closed_set! {
 pub struct State {
     /// What the API said last.
     pub known: Known,
+    /// Counts the changes of `known`.
+    version: u64,
     progress: [Progress; Object::COUNT],
 }
 
@@ -99,9 +103,9 @@ impl Cluster {
         self.tasks.is_some()
     }
 
-    /// What is known now.
-    pub fn state(&self) -> State {
-        self.state.borrow().clone()
+    /// What is known now; what comes meanwhile waits until this is dropped.
+    pub fn state(&self) -> watch::Ref<'_, State> {
+        self.state.borrow()
     }
 
     /// Waits until everything was listed or could not be, for `limit` at the most.

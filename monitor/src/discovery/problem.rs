@@ -80,26 +80,28 @@ impl Problem {
     fn unanswered(error: &(dyn StdError + 'static)) -> Self {
         let mut current = Some(error);
         while let Some(error) = current {
-            // Of errors within one of input and output that is made of another error, `source` leaves out that one.
-            if let Some(error) = error.downcast_ref::<std::io::Error>() {
-                match error.kind() {
-                    ErrorKind::TimedOut => {
-                        return Self { reason: Reason::Timeout, words: "no answer in time", status: 0 };
-                    }
-                    ErrorKind::InvalidData => {
-                        return Self::other(
-                            "TLS fails: is the certificate authority the API server's, and its name right?",
-                        );
-                    }
-                    _ => {}
+            let io = error.downcast_ref::<std::io::Error>();
+            match io.map(std::io::Error::kind) {
+                Some(ErrorKind::TimedOut) => return Self::late(),
+                Some(ErrorKind::InvalidData) => {
+                    return Self::other(
+                        "TLS fails: is its certificate authority the right one, and the name in its certificate?",
+                    );
                 }
+                _ if error.is::<tokio::time::error::Elapsed>() => return Self::late(),
+                _ => {}
             }
-            if error.is::<tokio::time::error::Elapsed>() {
-                return Self { reason: Reason::Timeout, words: "no answer in time", status: 0 };
-            }
-            current = error.source();
+            // An error of input and output that is made of another one leaves that out of its sources.
+            current = match io.and_then(std::io::Error::get_ref) {
+                Some(inner) => Some(inner),
+                None => error.source(),
+            };
         }
         Self { reason: Reason::Unreachable, words: "the API server does not answer", status: 0 }
+    }
+
+    fn late() -> Self {
+        Self { reason: Reason::Timeout, words: "no answer in time", status: 0 }
     }
 
     fn other(words: &'static str) -> Self {
@@ -176,6 +178,7 @@ mod tests {
             watcher::Error::WatchError(status.boxed())
         };
         let garbled = serde_json::from_str::<u8>("secret").unwrap_err();
+        let nested = std::io::Error::other(std::io::Error::new(ErrorKind::InvalidData, "no certificate"));
         let table = [
             (api(401), Some(Reason::Unauthorized)),
             (api(403), Some(Reason::Forbidden)),
@@ -188,6 +191,7 @@ mod tests {
             (io(ErrorKind::ConnectionRefused), Some(Reason::Unreachable)),
             (io(ErrorKind::TimedOut), Some(Reason::Timeout)),
             (io(ErrorKind::InvalidData), Some(Reason::Other)),
+            (watcher::Error::WatchFailed(kube::Error::Service(nested.into())), Some(Reason::Other)),
             (watcher::Error::WatchFailed(kube::Error::SerdeError(garbled)), Some(Reason::Other)),
             (watcher::Error::NoResourceVersion, Some(Reason::Other)),
         ];

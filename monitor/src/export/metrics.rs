@@ -2,6 +2,8 @@
 //!
 //! What the metrics are is in [`definitions`](super::definitions).
 
+mod configuration;
+
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -19,7 +21,7 @@ use crate::audit::event::UnauthenticatedReason;
 use crate::audit::follower::Change;
 use crate::audit::log::AuditKind;
 use crate::audit::node_restriction::{NodeRefusal, NodeResource};
-use crate::classify::{Connection, ExposureKind, RequestMeaning};
+use crate::classify::{Connection, ExposureKind, Probing, RequestMeaning};
 use crate::discover::CandidateOutcome;
 use crate::discovery::{Object, Reason};
 use crate::inspect::{Credential, Evidence, Request, Unclassified};
@@ -68,6 +70,12 @@ pub struct Metrics {
     not_attached: OpenFamily,
     behind_others: OpenFamily,
     detection_tier: OpenFamily,
+
+    configuration_finding: OpenFamily,
+    configuration_unreadable: OpenFamily,
+    configuration_checked: OpenFamily,
+    anonymous_auth_mode: OpenFamily,
+    serving_certificate_expiry: OpenFamily,
 
     probe_attached: Family<1>,
     probe_not_attached: Family<1>,
@@ -142,6 +150,11 @@ impl Metrics {
             not_attached: register_open(&registry, &definitions::NOT_ATTACHED)?,
             behind_others: register_open(&registry, &definitions::BEHIND_OTHERS)?,
             detection_tier: register_open(&registry, &definitions::DETECTION_TIER)?,
+            configuration_finding: register_open(&registry, &definitions::CONFIGURATION_FINDING)?,
+            configuration_unreadable: register_open(&registry, &definitions::CONFIGURATION_UNREADABLE)?,
+            configuration_checked: register_open(&registry, &definitions::CONFIGURATION_CHECKED)?,
+            anonymous_auth_mode: register_open(&registry, &definitions::ANONYMOUS_AUTH_MODE)?,
+            serving_certificate_expiry: register_open(&registry, &definitions::SERVING_CERTIFICATE_EXPIRY)?,
             probe_attached: register(&registry, &definitions::PROBE_ATTACHED)?,
             probe_not_attached: register(&registry, &definitions::PROBE_NOT_ATTACHED)?,
             probe_hits: register(&registry, &definitions::PROBE_HITS)?,
@@ -203,8 +216,9 @@ impl Metrics {
             Event::Request(connection, index) => self.request(connection, index),
             Event::Exposure(connection, kind) => self.exposure(connection, kind),
             // The pipeline counts ports itself: what became of most is no event.
-            Event::Port(_) => {}
+            Event::Port(_) | Event::Finding(_) => {}
             Event::Anonymous(request) => self.anonymous_request(request),
+            Event::Probing(probing) => self.probing(probing),
         }
     }
 
@@ -294,6 +308,19 @@ impl Metrics {
             let class = class.unwrap_or(SourceClass::Public);
             self.exposures.increment([*kind as usize, class as usize]);
         }
+    }
+
+    /// A request at the insecure port of which the audit log told.
+    pub fn unsecured_request(&self, joined: &AnonymousRequest) {
+        let class = joined.class.unwrap_or(SourceClass::Public);
+        for kind in &joined.new_exposures {
+            self.exposures.increment([*kind as usize, class as usize]);
+        }
+    }
+
+    /// A burst of refused requests from one address.
+    pub fn probing(&self, probing: &Probing) {
+        self.exposures.increment([ExposureKind::AnonymousProbing as usize, probing.class as usize]);
     }
 
     /// What was inferred of a connection, beside what the probe saw.
@@ -407,8 +434,9 @@ impl Metrics {
     }
 
     /// The API server refused a request of this client's with 401.
-    pub fn unauthenticated_response(&self, source: SourceClass, reason: UnauthenticatedReason) {
-        self.unauthenticated_responses.increment([source as usize, reason as usize]);
+    pub fn unauthenticated_response(&self, source: Option<SourceClass>, reason: UnauthenticatedReason) {
+        let source = source.map_or(SourceClass::COUNT, |source| source as usize);
+        self.unauthenticated_responses.increment([source, reason as usize]);
     }
 
     /// NodeRestriction refused a node's write.

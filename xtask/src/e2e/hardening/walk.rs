@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
+use crate::e2e::apiservers;
 use crate::e2e::control_plane::{ControlPlane, POD_NETWORK, Server};
 use crate::e2e::monitor::{Counts, Monitor, Scrape};
 use crate::interrupt;
@@ -76,16 +77,19 @@ impl Walk {
 
     /// A server and a monitor in the place of those before; `flags` are shown.
     pub fn server(&mut self, version: &'static str, flags: &[&str]) -> Result<()> {
+        let anonymous = !flags.contains(&"--anonymous-auth=false");
         self.end_server()?;
         let words: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
         self.control.start(&Server { version, flags: &words })?;
         self.control.credentials()?;
         let audit = self.control.audit_log().display().to_string();
         let mut flags = vec!["--cluster-node-cidr", "192.168.56.0/24", "--pod-cidr", POD_NETWORK];
-        flags.extend(["--node-port", "31443"]);
-        let _ = &audit;
+        flags.extend(["--node-port", "31443", "--discovery", "none", "--probe", "on", "--audit-log", &audit]);
         let flags: Vec<String> = flags.into_iter().map(str::to_owned).collect();
         self.monitor = Some(Monitor::start(&mut self.control.lab, &self.binary, &flags)?);
+        if anonymous {
+            apiservers::wait_until_at_work(&self.control.lab)?;
+        }
         let mut observe = self.control.lab.command(Host::ControlPlane, &self.binary);
         observe.args(["observe", "--from", "http://127.0.0.1:9464"]);
         self.control.lab.start("observe", &mut observe)?;
