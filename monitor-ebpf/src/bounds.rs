@@ -12,6 +12,13 @@ pub trait Frame {
     /// The `N` bytes at `offset`, `None` where the frame ends before them.
     fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]>;
 
+    /// The `N` bytes at `OFFSET`, `None` where the frame ends before them or has them in another piece: for the look that
+    /// fits most frames, before one that fits all.
+    #[inline(always)]
+    fn peek<const OFFSET: usize, const N: usize>(&self) -> Option<[u8; N]> {
+        self.load(OFFSET)
+    }
+
     /// Gives `offset` back. In the kernel it goes through memory of which the verifier knows nothing: it then follows
     /// what comes after once, and not once for each range that the offset can have come from.
     fn forget_range(&self, offset: usize) -> usize {

@@ -99,17 +99,66 @@ pub struct TcpHeader {
 /// The reason why there is none to read.
 #[inline(always)]
 pub fn parse_ethernet<F: Frame + ?Sized>(frame: &F) -> Result<Segment, Skip> {
+    if let Some(plain) = parse_plain(frame) {
+        return plain;
+    }
     let kind = u16::from_be_bytes(frame.load::<2>(ETHERNET - 2).ok_or(Skip::Truncated)?);
-    parse_behind_ethernet(frame, kind)
+    parse_network(frame, ETHERNET, kind)
 }
 
+/// The look that fits most frames: IPv4 or IPv6 right behind Ethernet, no options, no fragment, TCP or a UDP port that is no
+/// tunnel's. All offsets are constants, and one comparison shows that the frame has them. `None` for every other frame.
 #[inline(always)]
-fn parse_behind_ethernet<F: Frame + ?Sized>(frame: &F, kind: u16) -> Result<Segment, Skip> {
-    // By itself although it is a case of what follows: most frames go this way, and here all offsets are constants.
-    if kind == ether_type::IPV4 {
-        return parse_ipv4(frame, ETHERNET);
+fn parse_plain<F: Frame + ?Sized>(frame: &F) -> Option<Result<Segment, Skip>> {
+    const KIND: usize = ETHERNET - 2;
+    const PORTS: usize = 4;
+    let start = frame.peek::<KIND, { 2 + IPV4 + PORTS }>()?;
+    let header = &start[2..];
+    match u16::from_be_bytes([start[0], start[1]]) {
+        ether_type::IPV4 => {
+            let length = usize::from(u16::from_be_bytes([header[2], header[3]]));
+            let fragment = u16::from_be_bytes([header[6], header[7]]) & 0x1fff;
+            if header[0] != 0x45 || fragment != 0 {
+                return None;
+            }
+            let ports = [header[IPV4], header[IPV4 + 1], header[IPV4 + 2], header[IPV4 + 3]];
+            match header[9] {
+                protocol::TCP if length >= IPV4 + TCP => {
+                    Some(Ok(Segment::new(ETHERNET, false, ETHERNET + IPV4, ETHERNET + length, ports)))
+                }
+                protocol::UDP if length >= IPV4 && !is_tunnel(u16::from_be_bytes([ports[2], ports[3]])) => {
+                    Some(Err(Skip::NotTcp))
+                }
+                _ => None,
+            }
+        }
+        ether_type::IPV6 => {
+            let length = usize::from(u16::from_be_bytes([header[4], header[5]]));
+            let ports = frame.peek::<{ ETHERNET + IPV6 }, PORTS>()?;
+            if header[0] >> 4 != 6 || header[6] != protocol::TCP || length < TCP {
+                return None;
+            }
+            Some(Ok(Segment::new(ETHERNET, true, ETHERNET + IPV6, ETHERNET + IPV6 + length, ports)))
+        }
+        _ => None,
     }
-    parse_network(frame, ETHERNET, kind)
+}
+
+/// Whether a tunnel's packets go to this UDP port.
+#[inline(always)]
+const fn is_tunnel(port: u16) -> bool {
+    tunnel_skip(port).is_some()
+}
+
+/// What a packet to this UDP port is, where it is a tunnel's.
+#[inline(always)]
+const fn tunnel_skip(port: u16) -> Option<Skip> {
+    match port {
+        tunnel_port::VXLAN | tunnel_port::VXLAN_LINUX => Some(Skip::Vxlan),
+        tunnel_port::GENEVE => Some(Skip::Geneve),
+        tunnel_port::WIREGUARD | tunnel_port::WIREGUARD_CILIUM => Some(Skip::Wireguard),
+        _ => None,
+    }
 }
 
 /// Finds the TCP segment of a frame that came in and whose Ethernet header may be missing; `protocol` is the EtherType
@@ -122,7 +171,7 @@ fn parse_behind_ethernet<F: Frame + ?Sized>(frame: &F, kind: u16) -> Result<Segm
 pub fn parse_received<F: Frame + ?Sized>(frame: &F, protocol: u16) -> Result<Segment, Skip> {
     let kind = u16::from_be_bytes(frame.load::<2>(ETHERNET - 2).ok_or(Skip::Truncated)?);
     if kind == protocol {
-        return parse_behind_ethernet(frame, kind);
+        return parse_ethernet(frame);
     }
     let [first, _] = frame.load::<2>(0).ok_or(Skip::Truncated)?;
     let missing = matches!((protocol, first >> 4), (ether_type::IPV4, 4) | (ether_type::IPV6, 6));
@@ -246,20 +295,12 @@ fn parse_transport<F: Frame + ?Sized>(frame: &F, kind: u8, segment: Segment) -> 
                 return Err(Skip::Malformed);
             }
             let ports = frame.load::<4>(segment.transport).ok_or(Skip::Truncated)?;
-            Ok(Segment {
-                source_port: u16::from_be_bytes([ports[0], ports[1]]),
-                destination_port: u16::from_be_bytes([ports[2], ports[3]]),
-                ..segment
-            })
+            let Segment { network, ipv6, transport, end, .. } = segment;
+            Ok(Segment::new(network, ipv6, transport, end, ports))
         }
         protocol::UDP => {
             let port = frame.load::<2>(segment.transport + 2).ok_or(Skip::Truncated)?;
-            Err(match u16::from_be_bytes(port) {
-                tunnel_port::VXLAN | tunnel_port::VXLAN_LINUX => Skip::Vxlan,
-                tunnel_port::GENEVE => Skip::Geneve,
-                tunnel_port::WIREGUARD | tunnel_port::WIREGUARD_CILIUM => Skip::Wireguard,
-                _ => Skip::NotTcp,
-            })
+            Err(tunnel_skip(u16::from_be_bytes(port)).unwrap_or(Skip::NotTcp))
         }
         protocol::IPV4 | protocol::IPV6 => Err(Skip::IpInIp),
         protocol::GRE => Err(Skip::Gre),
@@ -269,6 +310,18 @@ fn parse_transport<F: Frame + ?Sized>(frame: &F, kind: u8, segment: Segment) -> 
 }
 
 impl Segment {
+    #[inline(always)]
+    fn new(network: usize, ipv6: bool, transport: usize, end: usize, ports: [u8; 4]) -> Self {
+        Self {
+            source_port: u16::from_be_bytes([ports[0], ports[1]]),
+            destination_port: u16::from_be_bytes([ports[2], ports[3]]),
+            network,
+            ipv6,
+            transport,
+            end,
+        }
+    }
+
     /// Writes source and destination address, IPv4 as IPv4-mapped.
     ///
     /// # Errors

@@ -142,7 +142,7 @@ fn read<P: Place>(skb: *mut __sk_buff) -> Result<(), Skip> {
     let segment = segment_of::<P>(&frame)?;
     let scratch = SCRATCH.get_ptr_mut(0).ok_or(Skip::TableFull)?;
     // SAFETY: no other program uses this CPU's scratch space while this one runs: TC programs run with bottom halves
-    // disabled and do not nest. Each field of it is borrowed once: these two here, `state` in `Maps::begin`.
+    // disabled and do not nest. Each field of it is borrowed once: these two here, `state` in `Maps::room`.
     let (key, record) = unsafe { (&mut (*scratch).key, &mut (*scratch).record) };
     let located = locate(&frame, &segment, &mut Maps::<true>, key)?;
     // Packet pointers are read anew: the verifier tells apart for how many bytes the old ones were compared on each way
@@ -203,10 +203,10 @@ pub fn count(counters: &PerCpuArray<u64>, index: u32, by: u64) {
     }
 }
 
-/// The maps as the pure half sees them; with or without discovery, which is for programs that read.
-struct Maps<const DISCOVERS: bool>;
+/// The maps as the pure half sees them; discovery and all that comes behind a settled segment are for programs that read.
+struct Maps<const READS: bool>;
 
-impl<const DISCOVERS: bool> Tables for Maps<DISCOVERS> {
+impl<const READS: bool> Tables for Maps<READS> {
     type Place = NonNull<FlowState>;
 
     #[inline(always)]
@@ -226,7 +226,7 @@ impl<const DISCOVERS: bool> Tables for Maps<DISCOVERS> {
 
     #[inline(always)]
     fn discovers(&self) -> bool {
-        DISCOVERS && DISCOVER.load() != 0
+        READS && DISCOVER.load() != 0
     }
 
     #[inline(always)]
@@ -268,6 +268,9 @@ impl<const DISCOVERS: bool> Tables for Maps<DISCOVERS> {
 
     #[inline(always)]
     fn settle(&mut self, located: Located) -> Located {
+        if !READS {
+            return located;
+        }
         let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
             return located;
         };
@@ -298,14 +301,21 @@ impl<const DISCOVERS: bool> Tables for Maps<DISCOVERS> {
     }
 
     #[inline(always)]
-    fn begin(&mut self, key: &FlowKey, fill: impl FnOnce(&mut FlowState)) -> Option<NonNull<FlowState>> {
-        let scratch = SCRATCH.get_ptr_mut(0)?;
+    fn room(&mut self) -> Option<&mut FlowState> {
         // SAFETY: as in `read`.
-        let state = unsafe { &mut (*scratch).state };
-        fill(state);
-        FLOWS.insert(key, &*state, 0).ok()?;
-        count(&EVENTS, KernelEvent::FlowBegun as u32, 1);
-        self.find(key)
+        SCRATCH.get_ptr_mut(0).map(|scratch| unsafe { &mut (*scratch).state })
+    }
+
+    #[inline(always)]
+    fn begin(&mut self, key: &FlowKey) -> bool {
+        let Some(state) = self.room() else {
+            return false;
+        };
+        let begun = FLOWS.insert(key, &*state, 0).is_ok();
+        if begun {
+            count(&EVENTS, KernelEvent::FlowBegun as u32, 1);
+        }
+        begun
     }
 
     #[inline(always)]
@@ -373,6 +383,16 @@ impl Frame for Linear {
     }
 
     #[inline(always)]
+    fn peek<const OFFSET: usize, const N: usize>(&self) -> Option<[u8; N]> {
+        let start = self.data + OFFSET;
+        if start + N > self.data_end {
+            return None;
+        }
+        // SAFETY: the comparison shows that `N` bytes from `start` on lie within the packet.
+        Some(unsafe { (start as *const [u8; N]).read_unaligned() })
+    }
+
+    #[inline(always)]
     fn forget_range(&self, offset: usize) -> usize {
         forget_range(offset)
     }
@@ -406,6 +426,11 @@ impl Frame for Buffer {
     #[inline(always)]
     fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
         self.linear.load(offset).or_else(|| paged(self.skb, offset))
+    }
+
+    #[inline(always)]
+    fn peek<const OFFSET: usize, const N: usize>(&self) -> Option<[u8; N]> {
+        self.linear.peek::<OFFSET, N>()
     }
 
     #[inline(always)]

@@ -47,9 +47,11 @@ pub trait Tables {
     fn find(&mut self, key: &FlowKey) -> Option<Self::Place>;
     /// The flow that stands there.
     fn flow(&mut self, place: Self::Place) -> Option<&mut FlowState>;
-    /// Remembers a flow as `fill` makes it, in place of an older one with the same key, and says where; `None` where
-    /// there is no room.
-    fn begin(&mut self, key: &FlowKey, fill: impl FnOnce(&mut FlowState)) -> Option<Self::Place>;
+    /// Room in which the state of a flow that begins is put together; what is in it is an older one's.
+    fn room(&mut self) -> Option<&mut FlowState>;
+    /// Remembers the flow that was put together in [`Self::room`], in place of an older one with the same key; `false`
+    /// where it cannot.
+    fn begin(&mut self, key: &FlowKey) -> bool;
     /// Takes away what user space has decided about the flow with this key.
     fn take_verdict(&mut self, key: &FlowKey) -> Option<Verdict>;
 }

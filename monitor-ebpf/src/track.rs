@@ -40,7 +40,7 @@ pub fn track<F: Frame + ?Sized, T: Tables>(
     if tcp.length == 0 && closing == 0 {
         return Err(Skip::NoPayload);
     }
-    let mut place = tables.find(key);
+    let place = tables.find(key);
     let known = match place.and_then(|place| tables.flow(place)) {
         Some(flow) => {
             // Most packets there are: of a connection of which nothing more is wanted, and that goes on as it did.
@@ -53,45 +53,62 @@ pub fn track<F: Frame + ?Sized, T: Tables>(
         None if tcp.length == 0 => return Err(Skip::NoPayload),
         None => false,
     };
-    let mut begun = false;
     // Not asked before: the clock takes longer than most packets.
     let now = tables.now();
-    if !known && begins(watched, tables, place) {
+    let wanted = if !known && begins(watched, tables, place) {
         let handshake = fitting_handshake(watched, tables);
         let decision = if *side == Side::Client { first_decision(frame, watched) } else { Decision::Read };
-        place = tables.begin(key, |state| fill_first_state(state, handshake, decision, now));
-        begun = true;
-    }
-    let place = place.ok_or(Skip::TableFull)?;
-    // Nothing is decided yet about a flow that begins here.
-    let undecided = !begun && tables.flow(place).is_some_and(|flow| flow.decision != Decision::Enough as u8);
-    let verdict = if undecided { tables.take_verdict(key) } else { None };
-    let flow = tables.flow(place).ok_or(Skip::TableFull)?;
-    if let Some(verdict) = verdict
-        && verdict.born == flow.born
-    {
-        flow.decision = verdict.decision;
-    }
-    let (wanted, flags) = advance(watched, flow, closing, tap)?;
+        // What its first payload does is done before it is remembered, so that it is not looked up again.
+        let state = tables.room().ok_or(Skip::TableFull)?;
+        fill_first_state(state, handshake, decision, now);
+        let wanted = follow(watched, state, closing, tap, header);
+        if !tables.begin(key) {
+            return Err(Skip::TableFull);
+        }
+        wanted?
+    } else {
+        let place = place.ok_or(Skip::TableFull)?;
+        let undecided = tables.flow(place).is_some_and(|flow| flow.decision != Decision::Enough as u8);
+        let verdict = if undecided { tables.take_verdict(key) } else { None };
+        let flow = tables.flow(place).ok_or(Skip::TableFull)?;
+        if let Some(verdict) = verdict
+            && verdict.born == flow.born
+        {
+            flow.decision = verdict.decision;
+        }
+        follow(watched, flow, closing, tap, header)?
+    };
     let source = tables.source(&key.client);
-    let flow = tables.flow(place).ok_or(Skip::TableFull)?;
-    let (this, other) = (&flow.sides[*side as usize], &flow.sides[side.other() as usize]);
     header.time = now;
-    header.born = flow.born;
     header.key = **key;
     header.tap = tap;
     header.sequence = tcp.sequence;
     header.acknowledgement = tcp.acknowledgement;
-    header.start = this.start;
-    header.other_start = other.start;
     header.length = tcp.length;
     header.captured = 0;
-    let candidate = if watched.candidate { RecordFlags::CANDIDATE } else { 0 };
-    header.flags = flags | starts(this, other) | candidate;
     header.side = *side as u8;
     header.role = watched.role as u8;
     header.source = source as u8;
     Ok(wanted.min(frame.length().saturating_sub(tcp.payload) as u32))
+}
+
+/// Takes the flow on by this segment: how many of its bytes are wanted. Fills what the record's header has of the flow.
+#[inline(always)]
+fn follow(
+    watched: &Watched<'_>,
+    flow: &mut FlowState,
+    closing: u8,
+    tap: u32,
+    header: &mut RecordHeader,
+) -> Result<u32, Skip> {
+    let (wanted, flags) = advance(watched, flow, closing, tap)?;
+    let (this, other) = (&flow.sides[watched.side as usize], &flow.sides[watched.side.other() as usize]);
+    let candidate = if watched.candidate { RecordFlags::CANDIDATE } else { 0 };
+    header.born = flow.born;
+    header.start = this.start;
+    header.other_start = other.start;
+    header.flags = flags | starts(this, other) | candidate;
+    Ok(wanted)
 }
 
 /// Keeps what a SYN or its answer says. The answer says both: it acknowledges the client's first byte.

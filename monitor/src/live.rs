@@ -2,7 +2,8 @@
 
 use std::os::fd::AsRawFd as _;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow};
@@ -11,13 +12,18 @@ use monitor_common::Hook;
 use rtnetlink::{Handle, MulticastGroup, new_multicast_connection};
 use tokio::sync::watch;
 
+use crate::anonymous::Told;
 use crate::attach::object::{Counters, Discovered, KernelHalf, ProgramTimes, Reading};
 use crate::attach::{Attacher, Change, Names, Policy, Standing, interfaces};
+use crate::audit;
 use crate::classify::Classifier;
-use crate::config::{OnOff, Settings};
+use crate::clock;
+use crate::config::{OnOff, Settings, UnauthenticatedGoaway};
 use crate::discover::PortState;
+use crate::discovery::{Cluster, Local};
 use crate::export::{Health, KernelCounts, KernelSource, Metrics, Tier, TierReason};
 use crate::pipeline::{Event, Pipeline};
+use crate::probe;
 use crate::receive::Record;
 use crate::watch::Watch;
 
@@ -26,6 +32,9 @@ const SETTLE: Duration = Duration::from_millis(100);
 
 /// Interfaces are listed so often even when the kernel says nothing: its messages can be lost when they are many.
 const RELIST: Duration = Duration::from_secs(10);
+
+/// The Kubernetes API is waited for so long before the first packet is looked at.
+const SETTLE_CLUSTER: Duration = Duration::from_secs(3);
 
 /// An XDP hook that may become free soon is tried so often.
 const RETRY: Duration = Duration::from_secs(1);
@@ -36,6 +45,10 @@ const TALK_SPAN: Duration = Duration::from_secs(60);
 
 /// The reader of records looks up this often when none come.
 const POLL: Duration = Duration::from_millis(200);
+
+/// What waits at the most of what the API server told: as much as 40,000 requests a second while nothing else wakes the
+/// reader.
+const TOLD: usize = 8_192;
 
 /// Records in a row before the reader says that it is alive.
 const BEAT: usize = 4_096;
@@ -53,6 +66,7 @@ pub async fn run(
     sink: impl FnMut(Event<'_>) + Send + 'static,
     mut shutdown: watch::Receiver<bool>,
 ) -> Result<()> {
+    let mut cluster = Cluster::follow(settings, &metrics)?;
     let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
     let (connection, handle, mut messages) =
         new_multicast_connection(&groups).context("opening a netlink socket to follow the interfaces")?;
@@ -65,19 +79,53 @@ pub async fn run(
         attacher: Attacher::new(kernel, patterns, policy),
         settings: settings.clone(),
         watch: Watch::default(),
+        shared_watch: Arc::default(),
         metrics: Arc::clone(&metrics),
         times: Arc::default(),
         handle,
         talk: Talk::default(),
+        local: Local::new(),
+        stale: true,
     };
-    node.reconcile().await?;
+    // Known from the start, a node with a public address is no exposure.
+    cluster.settle(SETTLE_CLUSTER).await;
+    node.reconcile(&cluster).await?;
     node.attacher.require_one()?;
     metrics.set_kernel_source(Some(Arc::new(Source { counters, times: Arc::clone(&node.times) })));
     let stop = Arc::new(AtomicBool::new(false));
-    let mut reader = Reader::start(settings, reading, &node, &stop, Arc::clone(&health), sink)?;
+    metrics.tier(
+        Tier::Goaway,
+        match settings.unauthenticated_goaway {
+            UnauthenticatedGoaway::Off => TierReason::NotConfigured,
+            UnauthenticatedGoaway::Auto | UnauthenticatedGoaway::On => TierReason::NotSeen,
+        },
+    );
+    let tells = settings.probe == OnOff::On || settings.audit_log.is_some();
+    let (tell, told) = tells.then(|| sync_channel(TOLD)).unzip();
+    let mut reader = Reader::start(settings, (reading, told), &node, &stop, Arc::clone(&health), sink)?;
     for tier in [Tier::Plaintext, Tier::TlsClear, Tier::RecordLength] {
         metrics.tier(tier, TierReason::Working);
     }
+    let audit = match (settings.audit_log.clone(), tell.clone()) {
+        (Some(log), Some(tell)) => {
+            let paths = audit::follow::Paths { log, state: settings.audit_state.clone() };
+            Some(audit::follow::Follower::start(paths, tell, Arc::clone(&metrics))?)
+        }
+        _ => {
+            metrics.tier(Tier::Audit, TierReason::NotConfigured);
+            None
+        }
+    };
+    let probe = match (settings.probe, tell) {
+        (OnOff::On, Some(tell)) => Some(
+            probe::follow::Follower::start(probe::Settings::default(), tell, Arc::clone(&metrics))
+                .context("starting the probe's thread")?,
+        ),
+        _ => {
+            metrics.tier(Tier::Probe, TierReason::NotConfigured);
+            None
+        }
+    };
     health.set_ready();
     tracing::info!(interfaces = node.attacher.count(), "attached");
 
@@ -88,15 +136,18 @@ pub async fn run(
             message = messages.next() => if message.is_none() {
                 break Err(anyhow!("the netlink socket that follows the interfaces was closed"));
             },
+            () = cluster.changed() => {}
             () = tokio::time::sleep(if node.attacher.waits() { RETRY } else { RELIST }) => {}
         }
         tokio::time::sleep(SETTLE).await;
         while futures_util::FutureExt::now_or_never(messages.next()).flatten().is_some() {}
-        if let Err(error) = node.reconcile().await {
+        if let Err(error) = node.reconcile(&cluster).await {
             tracing::warn!("cannot follow the interfaces: {error:#}");
         }
     };
     health.set_not_ready("shutting down");
+    drop(probe);
+    drop(audit);
     // Detach first, so that what is still in the ring buffer is all that there will be; then read that.
     drop(node);
     metrics.set_kernel_source(None);
@@ -115,19 +166,29 @@ struct Node {
     attacher: Attacher,
     settings: Settings,
     watch: Watch,
+    /// The same, for the reader of records.
+    shared_watch: Arc<RwLock<Arc<Watch>>>,
     metrics: Arc<Metrics>,
     times: Arc<Mutex<Option<ProgramTimes>>>,
     handle: Handle,
     talk: Talk,
+    local: Local,
+    /// What is watched has to be looked at again.
+    stale: bool,
 }
 
 impl Node {
-    /// Brings tables and attachments to what the node has now.
-    async fn reconcile(&mut self) -> Result<()> {
-        let watch = Watch::new(&self.settings, &interfaces::addresses(&self.handle).await?);
-        if watch != self.watch {
-            self.attacher.kernel().watch(&watch)?;
-            self.watch = watch;
+    /// Brings tables and attachments to what the node has now, and the cluster.
+    async fn reconcile(&mut self, cluster: &Cluster) -> Result<()> {
+        let own = interfaces::addresses(&self.handle).await?;
+        self.stale |= self.local.update(&cluster.state(), &own, Instant::now());
+        if self.stale {
+            let watch = Watch::in_cluster(&self.settings, &own, self.local.words());
+            if watch != self.watch {
+                self.attacher.kernel().watch(&watch)?;
+                self.watch = watch;
+            }
+            self.stale = false;
         }
         let changes = self.attacher.reconcile(&interfaces::list(&self.handle).await?);
         for change in &changes {
@@ -258,7 +319,7 @@ struct Reader {
 impl Reader {
     fn start(
         settings: &Settings,
-        mut reading: Reading,
+        (mut reading, told): (Reading, Option<Receiver<Told>>),
         node: &Node,
         stop: &Arc<AtomicBool>,
         health: Arc<Health>,
@@ -271,9 +332,17 @@ impl Reader {
             Classifier::new(settings),
             Arc::clone(&node.metrics),
             Box::new(interface_name),
-            clock_offset(),
+            clock::offset(),
         );
+        if told.is_some() {
+            pipeline.expect_evidence();
+        }
+        if settings.audit_log.is_some() {
+            pipeline.expect_decisions();
+        }
+        let watch = Arc::clone(&node.shared_watch);
         let metrics = Arc::clone(&node.metrics);
+        let mut goaway = false;
         let mut sink = move |event: Event<'_>| {
             log(&event);
             sink(event);
@@ -284,9 +353,16 @@ impl Reader {
             let outcome = loop {
                 // Read before the ring buffer is: what was in it when this was set is then still read.
                 let stopping = stop.load(Ordering::Acquire);
+                // And so were the records of what is told now: its connections are known then.
+                let told: Vec<Told> = told.iter().flat_map(Receiver::try_iter).take(TOLD).collect();
+                pipeline.set_watch(Arc::clone(&watch.read().unwrap_or_else(PoisonError::into_inner)));
                 read_all(&mut reading, &mut pipeline, &metrics, &health, &mut sink);
-                pipeline.set_clock_offset(clock_offset());
-                pipeline.sweep(monotonic(), &mut sink);
+                pipeline.set_clock_offset(clock::offset());
+                told.into_iter().for_each(|told| pipeline.told(told, &mut sink));
+                pipeline.sweep(clock::monotonic(), &mut sink);
+                if !std::mem::replace(&mut goaway, pipeline.knows_goaway()) && goaway {
+                    metrics.tier(Tier::Goaway, TierReason::Working);
+                }
                 forget(&mut reading.discovered, &mut pipeline);
                 health.beat();
                 if stopping {
@@ -369,21 +445,4 @@ fn wait(reading: &Reading) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// What CLOCK_MONOTONIC, the clock of `bpf_ktime_get_ns`, shows; nanoseconds.
-fn monotonic() -> u64 {
-    clock(libc::CLOCK_MONOTONIC).as_nanos() as u64
-}
-
-/// What has to be added to CLOCK_MONOTONIC for the time since 1970.
-fn clock_offset() -> Duration {
-    clock(libc::CLOCK_REALTIME).saturating_sub(clock(libc::CLOCK_MONOTONIC))
-}
-
-fn clock(id: libc::clockid_t) -> Duration {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the pointer is to one `timespec`. Both clocks exist on every Linux, so the call cannot fail.
-    unsafe { libc::clock_gettime(id, &raw mut time) };
-    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }

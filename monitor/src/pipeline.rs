@@ -1,5 +1,6 @@
 //! The way of a record through user space: the only file that names all stages.
 
+mod evidence;
 mod memory;
 mod sweep;
 
@@ -9,8 +10,11 @@ use std::time::{Duration, SystemTime};
 
 use monitor_common::{Asked, Decision, FlowKey, RecordFlags, RecordHeader, Role, Side, SourceClass, limits};
 
-use crate::anonymous::{Anonymous, AnonymousRequest, Evident};
-use crate::classify::{Classifier, Connection, Destination, ExposureKind, Outcome, PathClass, RequestMeaning, Source};
+use crate::anonymous::{Anonymous, AnonymousRequest, Decisions};
+use crate::classify::{
+    Classifier, Connection, Destination, ExposureKind, Outcome, PathClass, Probing, RequestMeaning, Source,
+};
+use crate::configuration::Finding;
 use crate::discover::{CandidateOutcome, Discovery, Forget, News, OtherReply, PortState, Standing};
 use crate::export::metrics::Metrics;
 use crate::flow_table::{FlowTable, Place};
@@ -32,6 +36,10 @@ pub enum Event<'a> {
     Port(PortChange),
     /// A request without a credential of which the API server itself told: by the probe or its audit log.
     Anonymous(&'a AnonymousRequest),
+    /// Something about the API server's configuration, when it is found and when it is no longer so.
+    Finding(&'a Finding),
+    /// A burst of refused requests from one address.
+    Probing(&'a Probing),
 }
 
 /// What changed about a port that nobody named.
@@ -68,6 +76,8 @@ pub struct Pipeline {
     discovery: Discovery,
     /// Connections of which exact evidence may come; `None` where none is looked for.
     anonymous: Option<Anonymous>,
+    /// What the audit log says of hits; `None` where it is not followed.
+    decisions: Option<Decisions>,
     watch: Arc<Watch>,
     metrics: Arc<Metrics>,
     interface_names: InterfaceNames,
@@ -102,6 +112,8 @@ enum State {
 
 struct Live {
     connection: Connection,
+    /// Time of the record that began it.
+    began: u64,
     streams: Streams,
     inspector: Inspector,
     decision: Decision,
@@ -132,6 +144,7 @@ impl Pipeline {
             classifier,
             discovery: Discovery::default(),
             anonymous: None,
+            decisions: None,
             watch: Arc::default(),
             metrics,
             interface_names,
@@ -145,40 +158,6 @@ impl Pipeline {
     /// What is added to a record's time from now on: the wall clock was set, or the machine slept.
     pub fn set_clock_offset(&mut self, clock_offset: Duration) {
         self.clock_offset = clock_offset;
-    }
-
-    /// What is watched from now on: it says where addresses belong of which no packet was seen.
-    pub fn set_watch(&mut self, watch: Arc<Watch>) {
-        self.watch = watch;
-    }
-
-    /// From now on connections are remembered for evidence that may come of them.
-    pub fn expect_evidence(&mut self) {
-        self.anonymous.get_or_insert_default();
-    }
-
-    /// Takes exact evidence of a request without a credential. Call it once that all records of before are taken, so
-    /// that the request's connection is known.
-    pub fn evident(&mut self, request: Evident, output: &mut impl FnMut(Event<'_>)) {
-        let joined = self.anonymous.get_or_insert_default().join(request, &self.watch);
-        self.metrics.anonymous_request(&joined);
-        output(Event::Anonymous(&joined));
-    }
-
-    /// From when on the probe sees every anonymous request of this node's API servers; `None` where it does not.
-    pub fn set_probe_complete(&mut self, since: Option<SystemTime>) {
-        self.anonymous.get_or_insert_default().set_probe_complete(since);
-    }
-
-    /// A request of our own to this port of this node has shown that the server sends GOAWAY to unauthenticated
-    /// clients.
-    pub fn learn_goaway(&mut self, port: u16) {
-        self.classifier.learn_goaway(self.watch.own_addresses(), port);
-    }
-
-    /// Whether a server is known to send GOAWAY, so that requests that were accepted are told too.
-    pub fn knows_goaway(&self) -> bool {
-        self.classifier.knows_goaway()
     }
 
     /// Connections that are being read.
@@ -338,6 +317,7 @@ impl Pipeline {
                 first_request: FirstRequest::Unknown,
                 exposures: Vec::new(),
             },
+            began: header.time,
             streams: Streams::new(),
             inspector: Inspector::new(start_known),
             decision: Decision::Read,
@@ -394,6 +374,7 @@ impl Pipeline {
         self.memory.clear();
         self.metrics.set_flows(0);
         self.tell_discovery(now, output);
+        self.tell_undecided(output);
     }
 
     fn close(&mut self, place: Place, after: State, output: &mut impl FnMut(Event<'_>)) {
@@ -444,6 +425,7 @@ impl Live {
         output: &mut impl FnMut(Event<'_>),
     ) {
         let found = classifier.classify(&mut self.connection);
+        let now = self.connection.time + Duration::from_nanos(self.last_heard.saturating_sub(self.began));
         if !self.counted && (ended || self.connection.observation.protocol != Protocol::None) {
             self.counted = true;
             metrics.connection(&self.connection);
@@ -452,15 +434,25 @@ impl Live {
             metrics.exposure(&self.connection, kind);
             output(Event::Exposure(&self.connection, kind));
         }
+        if ended {
+            evidence::tell_probing(classifier.refused_first_request(&self.connection, now), metrics, output);
+        }
         while let Some(request) = self.connection.observation.requests.get(self.requests_reported)
             && (ended || request.status.is_some())
         {
             metrics.request(&self.connection, self.requests_reported);
             output(Event::Request(&self.connection, self.requests_reported));
+            if let Some(meaning) = self.connection.requests.get(self.requests_reported) {
+                let probing = classifier.refused_request(&self.connection, request, meaning, now);
+                evidence::tell_probing(probing, metrics, output);
+            }
             self.requests_reported += 1;
         }
         for request in self.connection.observation.take_overflow() {
-            metrics.unlisted_request(&self.connection, &request, &RequestMeaning::of(&request));
+            let meaning = RequestMeaning::of(&request);
+            metrics.unlisted_request(&self.connection, &request, &meaning);
+            let probing = classifier.refused_request(&self.connection, &request, &meaning, now);
+            evidence::tell_probing(probing, metrics, output);
         }
     }
 

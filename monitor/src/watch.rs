@@ -1,5 +1,5 @@
-//! What is watched: ports with their roles, prefixes with their source classes. Made from the settings (and, later,
-//! from discovery), then loaded into the kernel's tables or asked natively by `replay`.
+//! What is watched: ports with their roles, prefixes with their source classes. Made from the settings, the node's own
+//! addresses and what the Kubernetes API says, then loaded into the kernel's tables or asked natively by `replay`.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -44,6 +44,15 @@ pub struct Watch {
     classes: Classes,
 }
 
+/// What the Kubernetes API says of the cluster ([`crate::discovery`]): ports and prefixes, each once.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClusterWords {
+    /// Where the API server is reached.
+    pub ports: Vec<(u16, Role)>,
+    /// Where nodes, pods and Services have their addresses.
+    pub prefixes: Vec<(IpNet, SourceClass)>,
+}
+
 /// Two that watch the same are equal; the tables follow from that.
 impl PartialEq for Watch {
     fn eq(&self, other: &Self) -> bool {
@@ -55,14 +64,21 @@ impl Eq for Watch {}
 
 impl Watch {
     /// What these settings watch; `own` are the addresses found on this node's interfaces (none in `replay`).
-    ///
-    /// Where several words fall on the very same prefix, the operator's beats what was found on the interfaces, and
-    /// that beats the defaults. Among the operator's own words `trusted` comes first: the other four say where
-    /// something is, it alone says what is meant by it. Then the narrower statement: `node`, `cluster_node`, `pod`,
-    /// `service`.
     pub fn new(settings: &Settings, own: &[IpAddr]) -> Self {
-        let ports =
-            settings.roles().into_iter().flat_map(|(_, role, ports)| ports.iter().map(move |port| (*port, role)));
+        Self::in_cluster(settings, own, &ClusterWords::default())
+    }
+
+    /// As [`Self::new`], with what the Kubernetes API says.
+    ///
+    /// Where several words fall on the very same prefix or port, the operator's beats what was found on the interfaces,
+    /// that beats the API's, and that the defaults. Among the operator's own words `trusted` comes first: the other four
+    /// say where something is, it alone says what is meant by it. Then the narrower statement: `node`, `cluster_node`,
+    /// `pod`, `service`.
+    pub fn in_cluster(settings: &Settings, own: &[IpAddr], cluster: &ClusterWords) -> Self {
+        let roles = settings.roles();
+        let roles = roles.iter().flat_map(|(_, role, ports)| ports.iter().map(move |port| (*port, *role)));
+        let (usual, given): (Vec<_>, Vec<_>) = roles.partition(|(port, role)| settings.is_default_port(*port, *role));
+        let ports = usual.into_iter().chain(cluster.ports.iter().copied()).chain(given);
         let own = own.iter().map(|address| address.to_canonical());
         // What an interface says of 127.0.0.1 and of addresses that it does not have yet is nothing new.
         let own = own.filter(|address| !address.is_loopback() && !address.is_unspecified()).map(IpNet::from);
@@ -77,6 +93,7 @@ impl Watch {
         // From the weakest word to the strongest: the later one takes the prefix.
         let words = DEFAULTS
             .into_iter()
+            .chain(cluster.prefixes.iter().copied())
             .chain(own.map(|net| (net, SourceClass::Node)))
             .chain(operator)
             .chain(node.map(|net| (net, SourceClass::Node)))

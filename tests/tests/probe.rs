@@ -10,8 +10,10 @@ use std::time::{Duration, Instant};
 
 use monitor::probe::attach::Way;
 use monitor::probe::{Hit, Probe, Settings};
+use monitor_tests::daemon::{self, Daemon, Scrape};
+use monitor_tests::namespace::Namespace;
 
-const MODULE: &str = "module k8s.io/apiserver\n\ngo 1.18\n";
+const MODULE: &str = "module k8s.io/apiserver\n\ngo 1.20\n";
 const DEADLINE: Duration = Duration::from_secs(20);
 
 /// A folder with the server's binary, and one like /proc that has our servers only.
@@ -230,5 +232,118 @@ fn a_server_that_cannot_be_probed_is_told_with_the_reason() {
     child.kill().unwrap();
     child.wait().unwrap();
     let reason = status[0].outcome.as_ref().unwrap_err();
-    assert_eq!(reason, "its binary is no Go program: it has no section .gopclntab");
+    assert_eq!(reason.words, "its binary is no Go program: it has no section .gopclntab");
+}
+
+/// What the daemon is started with.
+const WORDS: [&str; 6] = ["--probe", "on", "--secure-port", "16443", "--insecure-port", "18080"];
+const MONITOR: &str = env!("CARGO_BIN_EXE_monitor");
+
+/// A server in a namespace, where the daemon watches its ports.
+fn start_in(lab: &Lab, namespace: &Namespace) -> Server {
+    namespace.run(|| lab.start(&["--method", "--secure-port=16443", "--insecure-port=18080"]))
+}
+
+fn wait_for(daemon: &Daemon<'_>, series: &str, value: f64) -> Scrape {
+    let mut last = None;
+    let waited = daemon::wait(|| {
+        let scrape = daemon.metrics()?;
+        last = Some(scrape.clone());
+        Ok((scrape.value(series) == Some(value)).then_some(scrape))
+    });
+    waited.unwrap_or_else(|error| panic!("{error}: {series} is not {value} in {}", last.unwrap().0))
+}
+
+const SELF_TEST: &str = "api_exposure_self_test_success";
+const JOINED: &str = "api_exposure_probe_hits_total{outcome=\"joined\"}";
+const ATTACHED: &str = "api_exposure_probe_attached{component=\"kube_apiserver\"}";
+const TIER: &str = "api_exposure_detection_tier{reason=\"working\",tier=\"probe\"}";
+
+#[test]
+#[ignore = "needs root"]
+fn the_daemon_counts_each_request_with_its_connection_over_restarts_and_upgrades() {
+    let Some(lab) = Lab::new() else { return };
+    let namespace = Namespace::new().unwrap();
+    let daemon = Daemon::start(MONITOR, &namespace, &WORDS).unwrap();
+    assert_eq!(daemon.metrics().unwrap().value(ATTACHED), Some(0.0));
+
+    let server = start_in(&lab, &namespace);
+    wait_for(&daemon, SELF_TEST, 1.0);
+    wait_for(&daemon, TIER, 1.0);
+    let paths = ["/livez", "/api/v1/secrets?limit=1", "/version"];
+    for path in paths {
+        namespace.run(|| server.request(&format!("GET {path} HTTP/1.1")));
+    }
+    namespace.run(|| server.request("GET /api HTTP/1.1\r\nAuthorization: Bearer x"));
+    let scrape = wait_for(&daemon, JOINED, 3.0);
+    assert_eq!(
+        scrape.sum("api_exposure_anonymous_requests_total", &["evidence=\"probe\"", "loopback"]),
+        3,
+        "{}",
+        scrape.0
+    );
+    assert_eq!(scrape.sum("api_exposure_anonymous_requests_total", &["probe", "path_class=\"secret\"", "unknown"]), 1);
+    assert_eq!(scrape.sum("api_exposure_exposures_total", &["anonymous_request", "loopback"]), 1, "the secrets alone");
+
+    // The same binary again, then another one under its name.
+    drop(server);
+    let server = start_in(&lab, &namespace);
+    namespace.run(|| server.request("GET /restarted HTTP/1.1"));
+    wait_for(&daemon, JOINED, 4.0);
+    drop(server);
+    wait_for(&daemon, ATTACHED, 0.0);
+    assert!(lab.build("-w"));
+    let server = start_in(&lab, &namespace);
+    wait_for(&daemon, ATTACHED, 1.0);
+    namespace.run(|| server.request("GET /upgraded HTTP/1.1"));
+    let scrape = wait_for(&daemon, JOINED, 5.0);
+    assert_eq!(scrape.sum("api_exposure_probe_hits_total", &["no_flow"]), 0);
+    assert_eq!(scrape.sum("api_exposure_probe_lost_total", &[]), 0);
+
+    // `check` says the same of it.
+    let (_, findings) =
+        daemon::check(MONITOR, &namespace, &[&WORDS[..], &["--listen", "127.0.0.1:9465"]].concat()).unwrap();
+    let found = |name: &str| {
+        let findings = findings.as_array().unwrap().iter();
+        let mut named = findings.filter(|finding| finding["check"].as_str().unwrap().starts_with(name));
+        named.find(|finding| finding["status"] == "ok").map(|finding| finding["found"].to_string())
+    };
+    assert!(found("probe's self-test").unwrap().contains("came back after"), "{findings}");
+    assert!(found(&format!("probe of {}", lab.binary.display())).unwrap().contains("CAP_PERFMON"), "{findings}");
+    assert!(daemon.stop().unwrap().success);
+    drop(server);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn the_daemon_goes_on_where_nothing_can_be_probed() {
+    let Some(lab) = Lab::new() else { return };
+    let namespace = Namespace::new().unwrap();
+    let daemon = Daemon::start(MONITOR, &namespace, &WORDS).unwrap();
+    wait_for(&daemon, "api_exposure_detection_tier{reason=\"not_seen\",tier=\"probe\"}", 0.0);
+
+    // Anybody can change it: whose word it is cannot be told.
+    let writable = |mode| std::os::unix::fs::PermissionsExt::from_mode(mode);
+    std::fs::set_permissions(&lab.binary, writable(0o777)).unwrap();
+    let server = start_in(&lab, &namespace);
+    wait_for(&daemon, "api_exposure_probe_not_attached{component=\"kube_apiserver\"}", 1.0);
+    namespace.run(|| server.request("GET /api HTTP/1.1"));
+    drop(server);
+    wait_for(&daemon, "api_exposure_probe_not_attached{component=\"kube_apiserver\"}", 0.0);
+
+    // No Go program of that name.
+    let folder = tempfile::tempdir().unwrap();
+    let garbage = folder.path().join("kube-apiserver");
+    std::fs::copy("/bin/sleep", &garbage).unwrap();
+    let mut child = namespace.run(|| Command::new(&garbage).arg("1000").spawn()).unwrap();
+    wait_for(&daemon, "api_exposure_detection_tier{reason=\"unsupported\",tier=\"probe\"}", 0.0);
+    child.kill().unwrap();
+    child.wait().unwrap();
+
+    let scrape = daemon.metrics().unwrap();
+    assert_eq!(scrape.sum("api_exposure_probe_hits_total", &[]), 0);
+    assert_eq!(scrape.sum("api_exposure_plaintext_requests_total", &["role=\"insecure\""]), 1, "the next tier");
+    let ended = daemon.stop().unwrap();
+    assert!(ended.success && ended.log.contains("others than root can change its executable"), "{}", ended.log);
+    assert!(ended.log.contains("no Go program"), "{}", ended.log);
 }

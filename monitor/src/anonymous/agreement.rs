@@ -2,7 +2,7 @@
 //! certificate, beside whether that request came without a credential.
 
 use std::collections::VecDeque;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, SystemTime};
 
 use monitor_common::{Role, SourceClass, closed_set};
@@ -111,13 +111,20 @@ impl Anonymous {
         }
     }
 
+    /// The connection from this address and port is one of our own.
+    pub fn own(&mut self, client: SocketAddr) {
+        if let Some(peer) = self.peers.get_mut(&(client.ip(), client.port())) {
+            peer.own = true;
+        }
+    }
+
     /// The verdicts whose window has ended by `now`.
     pub fn agreements(&mut self, now: SystemTime) -> Vec<Agreement> {
         let mut agreements = Vec::new();
         while let Some(judgement) = self.judgements.waiting.pop_front_if(|judgement| judgement.due <= now) {
             let Some(since) = self.judgements.complete_since else { continue };
             let Some(peer) = self.peers.peek(&judgement.key) else { continue };
-            if judgement.began < since || peer.began != judgement.began {
+            if judgement.began < since || peer.began != judgement.began || peer.own {
                 continue;
             }
             let anonymous = peer.first.is_some_and(|first| first <= judgement.until);

@@ -5,20 +5,23 @@
 //! the address. Sans-IO: it is told of connections and of evidence, and its results are values.
 
 mod agreement;
+mod decisions;
 
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use lru::LruCache;
-use monitor_common::{SourceClass, closed_set, limits};
+use monitor_common::{Role, SourceClass, closed_set, limits};
 
+use crate::audit::event::Subject;
 use crate::classify::{Connection, Destination, ExposureKind, RequestMeaning, expected};
 use crate::inspect::Evidence;
 use crate::watch::Watch;
 
 use agreement::Judgements;
 pub use agreement::{Actual, Agreement, INFERRED};
+pub use decisions::Decisions;
 
 /// Addresses of which the connection begun last is remembered, and clients without a connection that were told of.
 const ADDRESSES: usize = 4_096;
@@ -61,6 +64,21 @@ pub struct Evident {
     pub evidence: Evidence,
 }
 
+/// What comes to the pipeline from those who listen to the API server itself.
+#[derive(Clone, Debug)]
+pub enum Told {
+    /// A request without a credential.
+    Request(Evident),
+    /// A request in the audit log.
+    Audited(Subject),
+    /// From when on the probe sees every anonymous request of this node's API servers; `None` where it does not.
+    ProbeComplete(Option<SystemTime>),
+    /// A request of our own came from this address and port: what was inferred of it is compared with nothing.
+    Own(std::net::SocketAddr),
+    /// A request of our own has shown that the API server at this port of this node sends GOAWAY.
+    SendsGoaway(u16),
+}
+
 /// One anonymous request with what packets add.
 #[derive(Clone, Debug)]
 pub struct AnonymousRequest {
@@ -84,6 +102,8 @@ pub struct Anonymous {
     latest: LruCache<IpAddr, u16>,
     /// Clients without a connection of which an exposure was told.
     told: LruCache<(IpAddr, Option<u16>), ()>,
+    /// Clients of the insecure port without a connection, of which that was told.
+    unsecured: LruCache<IpAddr, ()>,
     judgements: Judgements,
 }
 
@@ -94,6 +114,8 @@ struct Peer {
     interface: Option<Arc<str>>,
     destination: Destination,
     exposed: bool,
+    /// It is one of our own.
+    own: bool,
     /// When the probe saw the first anonymous request on it.
     first: Option<SystemTime>,
 }
@@ -111,6 +133,7 @@ impl Anonymous {
             peers: LruCache::unbounded(),
             latest: LruCache::unbounded(),
             told: LruCache::unbounded(),
+            unsecured: LruCache::unbounded(),
             judgements: Judgements::default(),
         }
     }
@@ -124,6 +147,7 @@ impl Anonymous {
             interface: connection.interface.clone(),
             destination: connection.destination,
             exposed: false,
+            own: false,
             first: None,
         };
         put(&mut self.peers, (source.ip, source.port), peer, limits::FLOWS as usize);
@@ -158,6 +182,20 @@ impl Anonymous {
             None => (None, false),
         };
         let new_exposures = if first_time { exposures.clone() } else { Vec::new() };
+        AnonymousRequest { request, class, flow, exposures, new_exposures }
+    }
+
+    /// Joins a request at the insecure port, which may do anything, with its connection. Where that was seen, it tells
+    /// itself that the API is spoken there in the clear.
+    pub fn join_unsecured(&mut self, request: Evident, watch: &Watch) -> AnonymousRequest {
+        let port = request.ip.and_then(|ip| self.recent(ip, request.time));
+        let peer = request.ip.zip(port).and_then(|key| self.peers.get(&key));
+        let peer = peer.filter(|peer| peer.destination.role != Role::Secure);
+        let class = peer.map(|peer| peer.class).or(request.ip.map(|ip| watch.class(ip)));
+        let flow = peer.map(|peer| (peer.interface.clone(), peer.destination));
+        let exposures = vec![ExposureKind::PlaintextApi];
+        let new = flow.is_none() && request.ip.is_none_or(|ip| put(&mut self.unsecured, ip, (), ADDRESSES));
+        let new_exposures = if new { exposures.clone() } else { Vec::new() };
         AnonymousRequest { request, class, flow, exposures, new_exposures }
     }
 

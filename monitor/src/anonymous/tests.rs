@@ -76,8 +76,8 @@ fn an_exposure_counts_once_for_each_connection() {
         let joined = anonymous.join(evident, &watch());
         (joined.exposures.len(), joined.new_exposures.len())
     };
-    assert_eq!(new(evident(CLIENT, 40_000, "/version", 1)), (0, 0), "open to anybody on purpose");
-    assert_eq!(new(Evident { let_in: false, ..evident(CLIENT, 40_000, "/api", 2) }), (0, 0), "refused");
+    let refused = Evident { let_in: false, ..evident(CLIENT, 40_000, "/version", 1) };
+    assert_eq!(new(refused), (0, 0), "refused");
     assert_eq!(new(evident(CLIENT, 40_000, "/api", 3)), (1, 1));
     assert_eq!(new(Evident { evidence: Evidence::Audit, ..evident(CLIENT, 40_000, "/api", 3) }), (1, 0));
     for (port, expected) in [(1, (1, 1)), (1, (1, 0)), (2, (1, 1))] {
@@ -152,6 +152,12 @@ fn only_what_the_probe_can_see_is_compared() {
     anonymous.began(&earlier);
     anonymous.judged(&earlier, at(2), &watch());
     anonymous.began(&connection(4, 3));
+    assert!(anonymous.agreements(at(100_000)).is_empty());
+    // One of our own, whose hit does not come here.
+    let own = connection(5, 1);
+    anonymous.began(&own);
+    anonymous.judged(&own, at(2), &watch());
+    anonymous.own(std::net::SocketAddr::new(own.source.ip, own.source.port));
     assert!(anonymous.agreements(at(100_000)).is_empty());
     // A loss while it waited: nothing can be said.
     anonymous.judged(&connection(4, 3), at(4), &watch());

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::SyncSender;
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -11,6 +12,7 @@ use anyhow::Context as _;
 use super::event::Subject;
 use super::follower::{Change, Trouble};
 use super::log::{AuditKind, AuditLog, Read};
+use crate::anonymous::Told;
 use crate::export::metrics::Metrics;
 use crate::export::{Tier, TierReason};
 
@@ -26,32 +28,52 @@ pub struct Paths {
     pub state: Option<PathBuf>,
 }
 
-/// Follows the log until `stop` is set, counts its events, and hands on what concerns requests that are of interest.
-///
-/// # Errors
-/// No thread can be started.
-pub fn start(
-    paths: Paths,
-    metrics: Arc<Metrics>,
+/// The thread, until it is dropped.
+pub struct Follower {
     stop: Arc<AtomicBool>,
-    mut sink: impl FnMut(Subject) + Send + 'static,
-) -> anyhow::Result<JoinHandle<()>> {
-    let follow = move || {
-        let mut following = Following::new(paths, metrics);
-        let started = Instant::now();
-        loop {
-            // Read before the log is: what was in it when this was set is then still read.
-            let stopping = stop.load(Ordering::Acquire);
-            let more = following.turn(started.elapsed(), stopping, &mut sink);
-            if stopping {
-                break;
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Follower {
+    /// Starts it: it counts the log's events, and hands on what concerns requests that are of interest. Nothing that goes
+    /// wrong with the log ends it: it is logged, and stands in the tier and the metrics.
+    ///
+    /// # Errors
+    /// There is no thread to be had.
+    pub fn start(paths: Paths, to: SyncSender<Told>, metrics: Arc<Metrics>) -> anyhow::Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let follow = move || {
+            let mut following = Following::new(paths, metrics);
+            let started = Instant::now();
+            // Waits where there is no room: the log can be read later. Should nobody listen any more, we end.
+            let mut tell = |subject| drop(to.send(Told::Audited(subject)));
+            loop {
+                // Read before the log is: what was in it when this was set is then still read.
+                let stopping = stopped.load(Ordering::Acquire);
+                let more = following.turn(started.elapsed(), stopping, &mut tell);
+                if stopping {
+                    break;
+                }
+                if !more {
+                    std::thread::park_timeout(LOOK);
+                }
             }
-            if !more {
-                std::thread::park_timeout(LOOK);
-            }
+        };
+        let thread = Builder::new().name("audit log".to_owned()).spawn(follow);
+        Ok(Self { stop, thread: Some(thread.context("starting the thread that follows the audit log")?) })
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
+            // A panic was printed where it happened.
+            let _ = thread.join();
         }
-    };
-    Builder::new().name("audit log".to_owned()).spawn(follow).context("starting the thread that follows the audit log")
+    }
 }
 
 struct Following {

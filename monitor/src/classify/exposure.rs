@@ -2,7 +2,7 @@
 
 use monitor_common::{Role, SourceClass};
 
-use super::{Connection, ExposureKind};
+use super::{Connection, ExposureKind, expected};
 use crate::config::Settings;
 use crate::inspect::{Credential, Observation, Protocol};
 
@@ -48,11 +48,15 @@ impl Rules {
             ExposureKind::PlaintextApi => speaks_kubernetes(observation),
             ExposureKind::AnonymousRequest => {
                 let mut requests = connection.requests.iter().skip(unjudged);
-                speaks_kubernetes(observation) && requests.any(|request| request.credential == Credential::None)
+                let source = Some(connection.source.class);
+                speaks_kubernetes(observation)
+                    && requests.any(|request| request.credential == Credential::None && !expected(source, request))
             }
             ExposureKind::ExternalSource => self.is_external(connection.source.class),
             ExposureKind::NodePort => connection.destination.role == Role::NodePort,
             ExposureKind::PlaintextToSecurePort => observation.refused_by_tls_server,
+            // Of an address, not of a connection.
+            ExposureKind::AnonymousProbing => false,
             ExposureKind::UnexpectedSni => {
                 let sni = observation.tls.as_ref().and_then(|tls| tls.sni.as_deref());
                 !is_inside(connection.source.class) && sni.is_some_and(|sni| !self.expects(sni))
@@ -73,7 +77,7 @@ impl Rules {
 }
 
 /// HTTP in the clear with the Kubernetes API itself, and not a TLS port's refusal.
-fn speaks_kubernetes(observation: &Observation) -> bool {
+pub(super) fn speaks_kubernetes(observation: &Observation) -> bool {
     matches!(observation.protocol, Protocol::Http1 | Protocol::Http2)
         && observation.kubernetes
         && !observation.refused_by_tls_server

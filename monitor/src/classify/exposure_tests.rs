@@ -139,6 +139,66 @@ fn each_exposure_is_told_once_and_as_soon_as_it_is_known() {
 }
 
 #[test]
+fn what_a_healthy_cluster_asks_for_is_no_exposure_in_the_clear_either() {
+    let shown = |class, path: &str| {
+        let observation = Observation {
+            protocol: Protocol::Http1,
+            kubernetes: true,
+            requests: vec![request(path, Credential::None)],
+            ..Default::default()
+        };
+        exposures(&Settings::default(), &mut connection(class, Role::Insecure, observation))
+    };
+    assert_eq!(shown(SourceClass::Node, "/livez"), ["plaintext_api"]);
+    assert_eq!(shown(SourceClass::Pod, "/livez"), ["plaintext_api", "anonymous_request"]);
+    assert_eq!(shown(SourceClass::Node, "/api/v1/pods"), ["plaintext_api", "anonymous_request"]);
+}
+
+#[test]
+fn a_burst_of_refusals_in_the_clear_is_probing() {
+    let mut classifier = Classifier::new(&Settings::default());
+    let mut told = |class, path: &str, credential, status| {
+        let mut sent = request(path, credential);
+        sent.status = Some(status);
+        let observation =
+            Observation { protocol: Protocol::Http1, kubernetes: true, requests: vec![sent], ..Default::default() };
+        let mut seen = connection(class, Role::Insecure, observation);
+        // Each by another address.
+        let number = u32::from(status) << 16 | (class as u32) << 8 | path.len() as u32;
+        seen.source.ip = std::net::Ipv4Addr::from(number).into();
+        classifier.classify(&mut seen);
+        let (sent, meaning) = (&seen.observation.requests[0], &seen.requests[0]);
+        let mut refused = || classifier.refused_request(&seen, sent, meaning, SystemTime::UNIX_EPOCH).is_some();
+        (0..30).filter(|_| refused()).count()
+    };
+    assert_eq!(told(SourceClass::Pod, "/api", Credential::None, 403), 1);
+    assert_eq!(told(SourceClass::Pod, "/apis", Credential::Bearer, 401), 1);
+    // Somebody who is known and may not: no probing of strangers.
+    assert_eq!(told(SourceClass::Pod, "/api/v1", Credential::Bearer, 403), 0);
+    assert_eq!(told(SourceClass::Pod, "/api/v1/pods", Credential::None, 404), 0);
+    // Kubelet's probes of a server that lets nobody in without a credential.
+    assert_eq!(told(SourceClass::Node, "/livez", Credential::None, 401), 0);
+    assert_eq!(told(SourceClass::Private, "/livez", Credential::None, 401), 1);
+}
+
+#[test]
+fn connections_whose_first_request_was_refused_are_probing_too() {
+    let mut classifier = Classifier::new(&Settings::default());
+    let mut told = |class, first_request| {
+        let mut seen = connection(class, Role::Secure, tls(None));
+        seen.first_request = first_request;
+        seen.source.ip = std::net::Ipv4Addr::from(class as u32).into();
+        let mut refused = || classifier.refused_first_request(&seen, SystemTime::UNIX_EPOCH).is_some();
+        (0..30).filter(|_| refused()).count()
+    };
+    assert_eq!(told(SourceClass::Public, FirstRequest::Anonymous), 0);
+    assert_eq!(told(SourceClass::Public, FirstRequest::Refused), 1);
+    for class in [SourceClass::Loopback, SourceClass::Node, SourceClass::Trusted] {
+        assert_eq!(told(class, FirstRequest::Refused), 0);
+    }
+}
+
+#[test]
 fn a_request_counts_that_came_before_the_api_was_known_for_what_it_is() {
     let mut classifier = Classifier::new(&Settings::default());
     let mut seen = connection(SourceClass::Pod, Role::Insecure, plaintext(Protocol::Http1, false, Credential::None));

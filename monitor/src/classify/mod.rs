@@ -3,6 +3,7 @@
 mod expected;
 mod exposure;
 mod first_request;
+mod probing;
 mod request;
 
 use std::net::IpAddr;
@@ -11,22 +12,30 @@ use std::time::SystemTime;
 use monitor_common::{Role, SourceClass, closed_set};
 
 use crate::config::Settings;
-use crate::inspect::{Credential, FirstRequest, Observation};
+use crate::inspect::{Credential, Evidence, FirstRequest, Observation, Request};
 pub use expected::expected;
 use exposure::Rules;
 use first_request::GoawayServers;
+use probing::Refusals;
+pub use probing::{Probing, REFUSALS as PROBING_REFUSALS, WINDOW as PROBING_WINDOW};
+pub use request::decoded_path;
 
 /// Gives connections their meaning. One for all connections: it learns which servers send GOAWAY.
 #[derive(Debug)]
 pub struct Classifier {
     rules: Rules,
     servers: GoawayServers,
+    refusals: Refusals,
 }
 
 impl Classifier {
     /// By the settings `private_is_external`, `expected_sni` and `unauthenticated_goaway`.
     pub fn new(settings: &Settings) -> Self {
-        Self { rules: Rules::new(settings), servers: GoawayServers::new(settings.unauthenticated_goaway) }
+        Self {
+            rules: Rules::new(settings),
+            servers: GoawayServers::new(settings.unauthenticated_goaway),
+            refusals: Refusals::default(),
+        }
     }
 
     /// A request of our own has shown that the server at these addresses sends GOAWAY to unauthenticated clients.
@@ -57,6 +66,40 @@ impl Classifier {
     }
 }
 
+impl Classifier {
+    /// A request of this address was refused, as this evidence says. Gives a burst of such, once in a while.
+    pub fn refused(&mut self, ip: IpAddr, class: SourceClass, evidence: Evidence, time: SystemTime) -> Option<Probing> {
+        self.refusals.refused(ip, class, evidence, time)
+    }
+
+    /// A request in the clear, with its answer seen at `now`: whether it was refused, and one of a burst.
+    pub fn refused_request(
+        &mut self,
+        connection: &Connection,
+        request: &Request,
+        meaning: &RequestMeaning,
+        now: SystemTime,
+    ) -> Option<Probing> {
+        let refused = match request.status {
+            Some(401) => true,
+            Some(403) => meaning.credential == Credential::None,
+            _ => false,
+        };
+        let Source { ip, class, .. } = connection.source;
+        let counts = refused && exposure::speaks_kubernetes(&connection.observation) && !expected(Some(class), meaning);
+        counts.then(|| self.refused(ip, class, Evidence::Plaintext, now))?
+    }
+
+    /// A connection has ended at `now`: whether its first request was refused, as its packets say, and one of a burst.
+    /// Of that request nothing else is known: kubelet's and the load balancers' are left out by their addresses.
+    pub fn refused_first_request(&mut self, connection: &Connection, now: SystemTime) -> Option<Probing> {
+        let Source { ip, class, .. } = connection.source;
+        let expected = matches!(class, SourceClass::Loopback | SourceClass::Node | SourceClass::Trusted);
+        let counts = connection.first_request == FirstRequest::Refused && !expected;
+        counts.then(|| self.refused(ip, class, Evidence::Goaway, now))?
+    }
+}
+
 closed_set! {
     /// What should not have been possible.
     ExposureKind {
@@ -78,6 +121,9 @@ closed_set! {
         /// From elsewhere than inside the cluster, a server name (SNI) that nobody inside uses: there is another name,
         /// and so another way, by which the API server is reached.
         UnexpectedSni = "unexpected_sni",
+        /// Many requests of one address were refused within a minute (401, or 403 without a credential): somebody tries
+        /// what they may not. Told once in a minute for each address, not for each connection.
+        AnonymousProbing = "anonymous_probing",
     }
 }
 

@@ -155,6 +155,11 @@ fn path_without_resource(parts: &[&str]) -> PathClass {
     }
 }
 
+/// The path of a request as the API server decodes it; `None` where it refuses the request because of it.
+pub fn decoded_path(path: &str) -> Option<Cow<'_, str>> {
+    decode(path)
+}
+
 /// The path as net/url has it in `URL.Path` (Go 1.26, net/url/url.go: `parse`, `unescape`); `None` where net/http
 /// answers 400 because of it. Bytes that are no UTF-8 become U+FFFD, which no known word has.
 fn decode(path: &str) -> Option<Cow<'_, str>> {

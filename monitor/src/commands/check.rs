@@ -1,7 +1,13 @@
 //! `check`: what would work here and what not, before anything is attached.
 
+mod audit;
+mod configuration;
+mod probe;
+
 use std::io::{self, Write as _};
-use std::net::TcpListener;
+use std::net::{IpAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use aya::programs::TcAttachType;
@@ -14,13 +20,21 @@ use crate::attach::hooks::CLSACT_PRIORITY;
 use crate::attach::interfaces::{self, Interface, Patterns};
 use crate::attach::object::{KernelHalf, program};
 use crate::attach::{privileges, traffic_control};
-use crate::config::{Output, Settings};
+use crate::config::{DiscoveryMode, Output, Settings};
+use crate::configuration::Severity;
+use crate::discovery::{Cluster, Object, Progress, ThisNode, local};
+use crate::export::Metrics;
 
 /// The oldest kernel that is supported: what the kernel half needs (ring buffer 5.8, CAP_BPF 5.8) and is tested on.
 const OLDEST: KernelVersion = KernelVersion::new(5, 10, 0);
 
 /// From here on TC programs are attached by tcx links, in a defined order and gone with the process.
 const TCX: KernelVersion = KernelVersion::new(6, 6, 0);
+
+/// The Kubernetes API is waited for so long.
+const CLUSTER: Duration = Duration::from_secs(10);
+
+pub use configuration::Exposed;
 
 closed_set! {
     /// How a check came out.
@@ -43,6 +57,9 @@ struct Finding {
     status: Status,
     /// What was found, and the way out where it is not well.
     found: String,
+    /// About the API server's configuration: all that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    configuration: Option<crate::configuration::Finding>,
 }
 
 fn word<S: serde::Serializer>(status: &Status, serializer: S) -> Result<S::Ok, S::Error> {
@@ -53,10 +70,15 @@ fn word<S: serde::Serializer>(status: &Status, serializer: S) -> Result<S::Ok, S
 ///
 /// # Errors
 /// Something does not: `run` would fail.
-pub fn run(_args: &CheckArgs, settings: Settings) -> anyhow::Result<()> {
+pub fn run(args: &CheckArgs, settings: Settings) -> anyhow::Result<()> {
     let output = settings.output_of("check", CheckArgs::FORMATS)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let findings = runtime.context("starting the async runtime")?.block_on(look(&settings))?;
+    let mut findings = Vec::new();
+    if !args.configuration_only {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        findings = runtime.context("starting the async runtime")?.block_on(look(&settings))?;
+    }
+    let report = configuration::look(&settings);
+    findings.extend(configuration::lines(&report));
     let mut out = io::stdout().lock();
     match output {
         Output::Json => {
@@ -65,7 +87,7 @@ pub fn run(_args: &CheckArgs, settings: Settings) -> anyhow::Result<()> {
         }
         _ => {
             let width = findings.iter().map(|finding| finding.check.len()).max().unwrap_or(0);
-            for Finding { check, status, found } in &findings {
+            for Finding { check, status, found, .. } in &findings {
                 writeln!(out, "{check:width$}  {:7}  {found}", status.label())?;
             }
         }
@@ -73,12 +95,14 @@ pub fn run(_args: &CheckArgs, settings: Settings) -> anyhow::Result<()> {
     out.flush()?;
     let failed = findings.iter().filter(|finding| finding.status == Status::Failed).count();
     anyhow::ensure!(failed == 0, "{failed} of {} checks failed", findings.len());
-    Ok(())
+    configuration::judge(&report, Severity::from_label(&args.fail_on))
 }
 
 async fn look(settings: &Settings) -> anyhow::Result<Vec<Finding>> {
     let mut findings = vec![kernel(), capabilities(), listen(settings)];
     findings.extend(programs());
+    findings.extend(probe::look(settings));
+    findings.extend(audit::look(settings));
     let (connection, handle, _) = rtnetlink::new_connection().context("opening a netlink socket")?;
     tokio::spawn(connection);
     let up = interfaces::list(&handle).await?;
@@ -89,11 +113,12 @@ async fn look(settings: &Settings) -> anyhow::Result<Vec<Finding>> {
     for interface in up.iter().filter(|interface| patterns.wants(&interface.name)) {
         findings.extend(hooks(interface, settings));
     }
+    findings.extend(cluster(settings, interfaces::addresses(&handle).await?).await);
     Ok(findings)
 }
 
 fn finding(check: impl Into<String>, status: Status, found: impl Into<String>) -> Finding {
-    Finding { check: check.into(), status, found: found.into() }
+    Finding { check: check.into(), status, found: found.into(), configuration: None }
 }
 
 fn kernel() -> Finding {
@@ -189,6 +214,40 @@ fn hooks(interface: &Interface, settings: &Settings) -> Vec<Finding> {
         });
     }
     findings
+}
+
+/// What the Kubernetes API says of the cluster.
+async fn cluster(settings: &Settings, addresses: Vec<IpAddr>) -> Vec<Finding> {
+    const CHECK: &str = "Kubernetes API";
+    let mut cluster = match Cluster::follow(settings, &Arc::new(Metrics::new())) {
+        Ok(cluster) => cluster,
+        Err(error) => return vec![finding(CHECK, Status::Failed, format!("{error:#}"))],
+    };
+    if !cluster.is_followed() {
+        let (status, found) = match (settings.discovery, &settings.kubeconfig) {
+            (DiscoveryMode::None, _) => (Status::Ok, "not asked, by --discovery none"),
+            (_, Some(_)) => {
+                (Status::Limited, "not asked: the --kubeconfig cannot be used; the flags say what the cluster is")
+            }
+            (_, None) => (Status::Ok, "not asked: there are no credentials for it; the flags say what the cluster is"),
+        };
+        return vec![finding(CHECK, status, found)];
+    }
+    cluster.settle(CLUSTER).await;
+    let state = cluster.state();
+    let this = ThisNode { name: local::node_name(), addresses };
+    let of = |object: &Object| {
+        let (status, found) = match state.progress(*object) {
+            Progress::Synced => (Status::Ok, state.known.describe(*object, &this)),
+            Progress::Waiting => (Status::Limited, format!("no answer within {} s", CLUSTER.as_secs())),
+            Progress::Failing(problem) if problem.is_expected(*object) => {
+                (Status::Ok, problem.explain(*object).to_string())
+            }
+            Progress::Failing(problem) => (Status::Limited, problem.explain(*object).to_string()),
+        };
+        finding(format!("{CHECK} {}", object.label()), status, found)
+    };
+    Object::ALL.iter().map(of).collect()
 }
 
 /// Programs of others on a TC hook, by name.

@@ -22,6 +22,9 @@ const FAILURE: u8 = 1;
 /// Exit code of a command line that cannot be read; clap's own.
 const USAGE: u8 = 2;
 
+/// Exit code of `check` where the configuration has findings that matter.
+const EXPOSED: u8 = 3;
+
 /// Reads the command line and runs the command. What goes wrong is one line on stderr.
 pub fn main() -> ExitCode {
     let arguments = match parse(std::env::args_os()) {
@@ -37,6 +40,7 @@ pub fn main() -> ExitCode {
     match dispatch(&arguments.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) if error.downcast_ref::<check::Exposed>().is_some() => fail(EXPOSED, &format!("{error}")),
         Err(error) => {
             let usage = error.downcast_ref::<ConfigError>().is_some_and(ConfigError::is_usage);
             fail(if usage { USAGE } else { FAILURE }, &format!("error: {error:#}"))
@@ -71,14 +75,28 @@ fn one_line(error: &clap::Error) -> String {
 
 /// Writes what the daemon has to say to stderr: stdout is for results. Data of connections is never logged.
 fn log_to_stderr(arguments: &Arguments) {
-    let default = if matches!(arguments.command, Command::Run(_)) { "info" } else { "warn" };
+    let default = match arguments.command {
+        Command::Run(_) => "info",
+        // What cannot be asked of the cluster is in its answer.
+        Command::Check(_) => "warn,monitor::discovery=off",
+        _ => "warn",
+    };
     let filter = arguments.log_level.as_deref().filter(|level| !level.is_empty()).unwrap_or(default);
     let subscriber = tracing_subscriber::fmt()
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()))
-        .with_env_filter(EnvFilter::new(filter));
+        .with_env_filter(without_quotes(EnvFilter::new(filter)));
     // There is a logger already in tests only.
     let _ = subscriber.try_init();
+}
+
+/// The client of the Kubernetes API says at any level what it was answered, and the same at each attempt: what has to be
+/// known of that is told by `discovery`.
+fn without_quotes(filter: EnvFilter) -> EnvFilter {
+    ["kube_client=off", "kube_runtime=off", "kube_core=off", "hyper_util=off", "tower=off"]
+        .into_iter()
+        .filter_map(|directive| directive.parse().ok())
+        .fold(filter, EnvFilter::add_directive)
 }
 
 fn fail(code: u8, line: &str) -> ExitCode {

@@ -23,8 +23,8 @@ pub use error::{ConfigError, Place};
 pub use flags::SettingsArgs;
 pub(crate) use value::canonical;
 use value::{
-    AbsolutePath, Address, AddressAndPort, HostName, InterfacePattern, Kind, List, Maybe, One, Port, Prefix, Setting,
-    Word,
+    AbsolutePath, Address, AddressAndPort, File, HostName, InterfacePattern, Kind, List, Maybe, One, Port, Prefix,
+    Setting, Word,
 };
 
 /// What environment variables begin with.
@@ -84,6 +84,9 @@ settings! {
     /// Whether an API in the clear is looked for on ports that are named nowhere: a request to an API server's path
     /// there makes the port watched, until a reply shows that it is something else.
     discover_plaintext: OnOff, One<Word<OnOff>> = "on", "on|off";
+    /// Whether the API servers of this node are probed: which requests reach them without a credential is then known
+    /// from them exactly. Needs more privilege than packets do; `check` says which.
+    probe: OnOff, One<Word<OnOff>> = "off", "on|off";
     /// Address and port where `/metrics`, `/livez`, `/readyz` and `/events` are served.
     listen: SocketAddr, One<AddressAndPort> = "127.0.0.1:9464", "ADDRESS:PORT";
     /// Whether generic XDP counts where an interface has no native one; otherwise TC counts there.
@@ -96,6 +99,15 @@ settings! {
     /// File in which the position in the audit log is kept over restarts. Without it, and the first time, the log is
     /// followed from its end.
     audit_state: Option<PathBuf>, Maybe<AbsolutePath> = "", "PATH";
+    /// Whether the Kubernetes API is asked, and followed, for what it knows of the cluster: addresses of nodes, ranges of
+    /// pods and Services, ports of the API server; `auto`: where there are credentials, of a kubeconfig or of the pod.
+    /// What is named by flags comes first.
+    discovery: DiscoveryMode, One<Word<DiscoveryMode>> = "auto", "auto|kubernetes|none";
+    /// Kubeconfig with the credentials for that; otherwise those of the pod's service account are taken.
+    kubeconfig: Option<PathBuf>, Maybe<File> = "", "FILE";
+    /// Static pod manifest of the API server, whose configuration is judged where its process is not seen; kubeadm's,
+    /// where there is one.
+    manifest: Option<PathBuf>, Maybe<AbsolutePath> = "", "PATH";
     /// How results are printed; each command has its own formats and default.
     output: Option<Output>, Maybe<Word<Output>> = "", "FORMAT";
 }
@@ -119,6 +131,18 @@ closed_set! {
         On = "on",
         /// It is not.
         Off = "off",
+    }
+}
+
+closed_set! {
+    /// Whether the Kubernetes API is asked what it knows of the cluster.
+    DiscoveryMode {
+        /// Where there are credentials for it.
+        Auto = "auto",
+        /// It is: without usable credentials nothing starts.
+        Kubernetes = "kubernetes",
+        /// It is not.
+        None = "none",
     }
 }
 
@@ -220,6 +244,19 @@ impl Settings {
             ("insecure_port", Role::Insecure, &self.insecure_port),
             ("node_port", Role::NodePort, &self.node_port),
         ]
+    }
+
+    /// Whether this port has this role only because that is so by default.
+    pub(crate) fn is_default_port(&self, port: u16, role: Role) -> bool {
+        const SECURE: &[u16] = &[6443];
+        const INSECURE: &[u16] = &[8080, 8001];
+        let (ports, default) = match role {
+            Role::Secure => (&self.secure_port, SECURE),
+            Role::Insecure => (&self.insecure_port, INSECURE),
+            _ => return false,
+        };
+        // What was given may have taken ports from the default; it has others besides.
+        default.contains(&port) && ports.iter().all(|port| default.contains(port))
     }
 
     /// How a command prints its results: as asked for, else in the first of its `formats`.

@@ -42,11 +42,15 @@ fn defaults() {
         expected_sni: vec![],
         unauthenticated_goaway: UnauthenticatedGoaway::Auto,
         discover_plaintext: OnOff::On,
+        probe: OnOff::Off,
         listen: "127.0.0.1:9464".parse().unwrap(),
         xdp_generic: false,
         tcx: true,
         audit_log: None,
         audit_state: None,
+        discovery: DiscoveryMode::Auto,
+        kubeconfig: None,
+        manifest: None,
         output: None,
     };
     assert_eq!(Settings::default(), expected);
@@ -70,12 +74,16 @@ const SAME: &[(&[&str], &str)] = &[
     (&["--private-is-external"], "private_is_external = true"),
     (&["--expected-sni", "API.example.com.,api"], "expected_sni = ['api.example.com', 'api']"),
     (&["--discover-plaintext", "off"], "discover_plaintext = 'off'"),
+    (&["--probe", "on"], "probe = 'on'"),
     (&["--unauthenticated-goaway", "off"], "unauthenticated_goaway = 'off'"),
     (&["--listen", "[::]:9464"], "listen = '[::]:9464'"),
     (&["--xdp-generic=true"], "xdp_generic = true"),
     (&["--tcx=false"], "tcx = false"),
     (&["--audit-log", "/var/log/kubernetes/audit.log"], "audit_log = '/var/log/kubernetes/audit.log'"),
     (&["--audit-state", "/var/lib/monitor/audit.state"], "audit_state = '/var/lib/monitor/audit.state'"),
+    (&["--discovery", "none"], "discovery = 'none'"),
+    (&["--kubeconfig", "/etc/kubernetes/monitor.conf"], "kubeconfig = '/etc/kubernetes/monitor.conf'"),
+    (&["--manifest", "/etc/kubernetes/manifests/a.yaml"], "manifest = '/etc/kubernetes/manifests/a.yaml'"),
     (&["--output", "json"], "output = 'json'"),
 ];
 

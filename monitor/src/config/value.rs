@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use ipnet::{IpNet, Ipv4Net};
 
-use super::{OnOff, Output, UnauthenticatedGoaway};
+use super::{DiscoveryMode, OnOff, Output, UnauthenticatedGoaway};
 
 /// How many values a setting takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -199,6 +199,21 @@ impl Item for HostName {
     }
 }
 
+/// Path of a file.
+pub struct File;
+
+impl Item for File {
+    type Value = PathBuf;
+
+    fn expected() -> String {
+        "the path of a file".into()
+    }
+
+    fn parse(word: &str) -> Option<PathBuf> {
+        (!word.is_empty() && !word.contains('\0')).then(|| PathBuf::from(word))
+    }
+}
+
 /// Where to listen.
 pub struct AddressAndPort;
 
@@ -263,4 +278,4 @@ macro_rules! word {
     )+ };
 }
 
-word!(UnauthenticatedGoaway, OnOff, Output);
+word!(UnauthenticatedGoaway, OnOff, DiscoveryMode, Output);

@@ -12,7 +12,9 @@ use crate::audit::follower::Change;
 use crate::audit::log::AuditKind;
 use crate::audit::node_restriction::{NodeRefusal, NodeResource};
 use crate::classify::{ExposureKind, Outcome, PathClass, Verb};
+use crate::configuration::{AnonymousMode, FindingKind, Severity, Source};
 use crate::discover::CandidateOutcome;
+use crate::discovery::{Object, Reason};
 use crate::inspect::{ClientCertificate, Credential, Evidence, FirstRequest, Protocol, TlsHandshake, Unclassified};
 use crate::probe::ProbeLoss;
 use crate::probe::process::Component;
@@ -132,6 +134,7 @@ const PATH_CLASS: Label = Label { name: "path_class", words: words!(PathClass) }
 const EVIDENCE: Label = Label { name: "evidence", words: words!(Evidence, "unknown") };
 const INTERFACE: Label = Label { name: "interface", words: &[] };
 const HOOK: Label = Label { name: "hook", words: words!(Hook) };
+const OBJECT: Label = Label { name: "object", words: words!(Object) };
 const PROGRAM: Label = Label { name: "program", words: &[] };
 
 macro_rules! definitions {
@@ -156,7 +159,7 @@ macro_rules! definitions {
 
 definitions! {
     EXPOSURES = Counter(present) "api_exposure_exposures_total" [Label { name: "kind", words: words!(ExposureKind) }, SOURCE]
-        "Exposures: connections on which something was seen that should not have been possible, once for each connection and kind, by where the client's address belongs.";
+        "Exposures: connections on which something was seen that should not have been possible, once for each connection and kind, by where the client's address belongs. Kind anonymous_probing, a burst of refused requests, counts once a minute for each address.";
     CONNECTIONS = Counter "api_exposure_connections_total" [ROLE, SOURCE, Label { name: "protocol", words: words!(Protocol) }, Label { name: "outcome", words: words!(Outcome) }]
         "Connections to watched ports on which payload was seen, by what the port is meant to be, where the client's address belongs, what was spoken, and whether the start was seen. Connections without payload are in api_exposure_tcp_handshake_packets_total.";
     UNCLASSIFIED = Counter(present) "api_exposure_unclassified_connections_total" [Label { name: "reason", words: words!(Unclassified) }]
@@ -227,7 +230,7 @@ definitions! {
         "1 while the audit log can be read and has audit events in JSON, 0 while it cannot; api_exposure_detection_tier and the log have the reason. Absent without --audit-log.";
     AUDIT_LOG_CHANGES = Counter(present) "api_exposure_audit_log_changes_total" [Label { name: "change", words: words!(Change) }]
         "What happened to the audit log's file: how it was begun (from_end, from_start, resumed), that it was rotated or cut (rotated), and that the rest of an old one was not found again, so that events may be missing (rest_lost).";
-    UNAUTHENTICATED_RESPONSES = Counter(present) "api_exposure_unauthenticated_responses_total" [SOURCE, Label { name: "reason", words: words!(UnauthenticatedReason) }]
+    UNAUTHENTICATED_RESPONSES = Counter(present) "api_exposure_unauthenticated_responses_total" [KNOWN_SOURCE, Label { name: "reason", words: words!(UnauthenticatedReason) }]
         "Exact, from the audit log: requests that the API server refused with 401, by where the client's address belongs and whether they carried no credential or a bad one. The API server's own events do not tell which: unknown.";
     NODE_RESTRICTION_REFUSED = Counter "api_exposure_node_restriction_refused_total" [Label { name: "resource", words: words!(NodeResource) }, Label { name: "reason", words: words!(NodeRefusal) }]
         "Exact, from the audit log: writes of nodes (system:node: users) that the admission plugin NodeRestriction refused, by resource and reason. It shows that the plugin works; a node that tries more than it may is broken or taken over. What the Node authorizer refuses before is api_exposure_audit_events_total of kind node_refused.";
@@ -256,6 +259,17 @@ definitions! {
     EVENT_LINES_LOST = Counter(present) "api_exposure_event_lines_lost_total" []
         "Lines that readers of /events did not get because they read too slowly, summed over the readers.";
 
+    CONFIGURATION_FINDING = Gauge "api_exposure_configuration_finding" [Label { name: "finding", words: words!(FindingKind) }, Label { name: "severity", words: words!(Severity) }]
+        "1 where the API server's configuration has this finding, 0 where it was looked at and is fine; absent where it cannot be told. The command check says what was read where and what to do.";
+    CONFIGURATION_UNREADABLE = Gauge "api_exposure_configuration_unreadable" [Label { name: "source", words: words!(Source) }]
+        "What of the API server's configuration could not be read; the log and the command check say why. Absent where all could.";
+    CONFIGURATION_CHECKED = Gauge "api_exposure_configuration_checked_timestamp_seconds" []
+        "When the API server's configuration was read last, in seconds since 1970 in UTC.";
+    ANONYMOUS_AUTH_MODE = Gauge "api_exposure_anonymous_auth_mode" [Label { name: "mode", words: words!(AnonymousMode) }]
+        "1 for who is let in without a credential by the API server's configuration: all, paths (some paths alone), off or unknown. Of several API servers the most open one; absent where none was found.";
+    SERVING_CERTIFICATE_EXPIRY = Gauge "api_exposure_serving_certificate_expiry_timestamp_seconds" []
+        "When the API server's serving certificate ends, in seconds since 1970 in UTC; of several the earliest. Absent where none was read.";
+
     PROBE_ATTACHED = Gauge(present) "api_exposure_probe_attached" [Label { name: "component", words: words!(Component) }]
         "API servers' processes whose anonymous authenticator is probed now, by what runs them: kube_apiserver, or embedded in k3s, RKE2 or MicroK8s.";
     PROBE_NOT_ATTACHED = Gauge(present) "api_exposure_probe_not_attached" [Label { name: "component", words: words!(Component) }]
@@ -270,6 +284,14 @@ definitions! {
         "When the last self-test of the probe ended, in seconds since 1970 in UTC. Absent before the first one.";
     INFERENCE_AGREEMENT = Counter "api_exposure_inference_agreement_total" [Label { name: "inferred", words: INFERRED }, Label { name: "actual", words: words!(Actual) }]
         "How the inference does on this very cluster, while the probe sees every anonymous request: completed TLS connections to the secure port by what was inferred, of the first request (anonymous, refused, accepted) and of the client certificate (the others), and by whether the probe saw the first request without a credential. Not all differences are errors: an absent certificate leaves room for a token, and a presented one need not be accepted.";
+    DISCOVERY_SYNCED = Gauge(present) "api_exposure_discovery_synced" [OBJECT]
+        "1 where the Kubernetes API is followed for this object of the cluster: all that there is was listed, and changes come. 0 where it is not, or not now: then what was known last is kept, and without any the flags alone say what the cluster is.";
+    DISCOVERY_OBJECTS = Gauge(present) "api_exposure_discovery_objects" [OBJECT]
+        "Objects of the cluster that are known from the Kubernetes API.";
+    DISCOVERY_ERRORS = Counter(present) "api_exposure_discovery_errors_total" [OBJECT, Label { name: "reason", words: words!(Reason) }]
+        "Attempts to follow an object of the cluster by the Kubernetes API that failed, by reason; they are repeated after a while. That the API has no ServiceCIDRs (before Kubernetes 1.33), or does not let them be read, is no error.";
+    DISCOVERY_LAST_CHANGE = Gauge(present) "api_exposure_discovery_last_change_timestamp_seconds" []
+        "When the Kubernetes API last said something new of the cluster, in seconds since 1970 in UTC; 0: never.";
 
     BUILD_INFO = Gauge "api_exposure_build_info" [Label { name: "version", words: &[] }, Label { name: "revision", words: &[] }]
         "1; version and source revision of this program.";

@@ -5,7 +5,9 @@ use std::time::{Duration, UNIX_EPOCH};
 use monitor_common::{Role, SourceClass};
 
 use crate::anonymous::{AnonymousRequest, Decision, Evident};
-use crate::classify::{Connection, Destination, ExposureKind, Outcome, PathClass, RequestMeaning, Source, Verb};
+use crate::classify::{
+    Connection, Destination, ExposureKind, Outcome, PathClass, Probing, RequestMeaning, Source, Verb,
+};
 use crate::inspect::{
     ClientCertificate, Credential, Evidence, FirstRequest, Observation, Protocol, QueryHints, Request, TlsHandshake,
     TlsObservation, TlsVersion, Unclassified,
@@ -123,4 +125,10 @@ pub fn evident(joined: bool) -> AnonymousRequest {
         exposures: vec![ExposureKind::AnonymousRequest],
         new_exposures: vec![ExposureKind::AnonymousRequest],
     }
+}
+
+/// A burst of refused requests.
+pub fn probing() -> Probing {
+    let Connection { time, source, .. } = anonymous_over_tls();
+    Probing { time, ip: source.ip, class: source.class, evidence: Evidence::Audit }
 }

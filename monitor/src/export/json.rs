@@ -4,6 +4,7 @@
 //! changed. No query, token or body is ever in a line: the stages before do not keep them.
 
 use std::net::IpAddr;
+use std::time::SystemTime;
 
 use monitor_common::Role;
 use serde::{Serialize, Serializer};
@@ -11,7 +12,8 @@ use serde::{Serialize, Serializer};
 use super::time::Timestamp;
 use super::{FirstRequestFacts, alpn_evidence, first_request};
 use crate::anonymous::AnonymousRequest;
-use crate::classify::{Connection, ExposureKind, RequestMeaning};
+use crate::classify::{Connection, ExposureKind, PROBING_REFUSALS, PROBING_WINDOW, Probing, RequestMeaning};
+use crate::configuration::Finding;
 use crate::inspect::{Credential, Evidence, Request, TlsObservation};
 use crate::pipeline::{Event, PortChange};
 
@@ -37,8 +39,19 @@ pub fn write_event(lines: &mut Vec<u8>, event: &Event<'_>) -> serde_json::Result
             connection,
             ExposureBody { kind: kind.label(), protocol: connection.observation.protocol.label() },
         ),
+        Event::Probing(probing) => {
+            serde_json::to_writer(&mut *lines, &ProbingLine::new(probing))?;
+            lines.push(b'\n');
+            Ok(())
+        }
         Event::Anonymous(request) => {
             serde_json::to_writer(&mut *lines, &AnonymousLine::new(request))?;
+            lines.push(b'\n');
+            Ok(())
+        }
+        Event::Finding(finding) => {
+            let line = FindingLine { r#type: "finding", time: Timestamp(SystemTime::now()), finding };
+            serde_json::to_writer(&mut *lines, &line)?;
             lines.push(b'\n');
             Ok(())
         }
@@ -55,6 +68,15 @@ pub fn write_event(lines: &mut Vec<u8>, event: &Event<'_>) -> serde_json::Result
             Ok(())
         }
     }
+}
+
+/// A finding about the API server's configuration.
+#[derive(Serialize)]
+struct FindingLine<'a> {
+    r#type: &'static str,
+    time: Timestamp,
+    #[serde(flatten)]
+    finding: &'a Finding,
 }
 
 /// Appends the connection's line, its newline included.
@@ -140,6 +162,37 @@ struct AnonymousLine<'a> {
     decision: &'static str,
     evidence: &'static str,
     exposures: Exposures<'a>,
+}
+
+/// A burst of refused requests: an exposure of an address, not of a connection.
+#[derive(Serialize)]
+struct ProbingLine {
+    r#type: &'static str,
+    time: Timestamp,
+    interface: Option<&'static str>,
+    source: ClientObject,
+    destination: Option<DestinationObject>,
+    kind: &'static str,
+    evidence: &'static str,
+    /// So many refusals at least came within the window.
+    refusals: usize,
+    window_seconds: u64,
+}
+
+impl ProbingLine {
+    fn new(probing: &Probing) -> Self {
+        Self {
+            r#type: "exposure",
+            time: Timestamp(probing.time),
+            interface: None,
+            source: ClientObject { ip: Some(probing.ip), port: None, class: probing.class.label() },
+            destination: None,
+            kind: ExposureKind::AnonymousProbing.label(),
+            evidence: probing.evidence.label(),
+            refusals: PROBING_REFUSALS,
+            window_seconds: PROBING_WINDOW.as_secs(),
+        }
+    }
 }
 
 /// The client as the API server knows it.
@@ -315,7 +368,7 @@ impl Serialize for Exposures<'_> {
 mod tests {
     use serde_json::{Value, json};
 
-    use super::super::examples::{anonymous_over_tls, evident, plaintext, silent};
+    use super::super::examples::{anonymous_over_tls, evident, plaintext, probing, silent};
     use super::*;
     use crate::inspect::FirstRequest;
 
@@ -353,6 +406,16 @@ mod tests {
         let value = parsed(&Event::Anonymous(&alone));
         assert_eq!(value["source"], json!({"ip": null, "port": null, "class": "unknown"}));
         assert_eq!((&value["interface"], &value["destination"]), (&Value::Null, &Value::Null));
+    }
+
+    #[test]
+    fn a_burst_of_refusals_is_an_exposure_of_an_address() {
+        let expected = json!({
+            "type": "exposure", "time": "2026-11-23T17:00:00.123456Z", "interface": null,
+            "source": {"ip": "203.0.113.7", "port": null, "class": "public"}, "destination": null,
+            "kind": "anonymous_probing", "evidence": "audit", "refusals": 20, "window_seconds": 60,
+        });
+        assert_eq!(parsed(&Event::Probing(&probing())), expected);
     }
 
     #[test]

@@ -2,6 +2,8 @@
 //!
 //! What the metrics are is in [`definitions`](super::definitions).
 
+mod configuration;
+
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -19,8 +21,9 @@ use crate::audit::event::UnauthenticatedReason;
 use crate::audit::follower::Change;
 use crate::audit::log::AuditKind;
 use crate::audit::node_restriction::{NodeRefusal, NodeResource};
-use crate::classify::{Connection, ExposureKind, RequestMeaning};
+use crate::classify::{Connection, ExposureKind, Probing, RequestMeaning};
 use crate::discover::CandidateOutcome;
+use crate::discovery::{Object, Reason};
 use crate::inspect::{Credential, Evidence, Request, Unclassified};
 use crate::pipeline::Event;
 use crate::probe::ProbeLoss;
@@ -68,6 +71,12 @@ pub struct Metrics {
     behind_others: OpenFamily,
     detection_tier: OpenFamily,
 
+    configuration_finding: OpenFamily,
+    configuration_unreadable: OpenFamily,
+    configuration_checked: OpenFamily,
+    anonymous_auth_mode: OpenFamily,
+    serving_certificate_expiry: OpenFamily,
+
     probe_attached: Family<1>,
     probe_not_attached: Family<1>,
     probe_hits: Family<1>,
@@ -75,6 +84,10 @@ pub struct Metrics {
     self_test_success: OpenFamily,
     self_test_timestamp: OpenFamily,
     inference_agreement: Family<2>,
+    discovery_synced: Family<1>,
+    discovery_objects: Family<1>,
+    discovery_errors: Family<2>,
+    discovery_last_change: Family<0>,
 
     event_readers: Family<0>,
     event_readers_refused: Family<0>,
@@ -137,6 +150,11 @@ impl Metrics {
             not_attached: register_open(&registry, &definitions::NOT_ATTACHED)?,
             behind_others: register_open(&registry, &definitions::BEHIND_OTHERS)?,
             detection_tier: register_open(&registry, &definitions::DETECTION_TIER)?,
+            configuration_finding: register_open(&registry, &definitions::CONFIGURATION_FINDING)?,
+            configuration_unreadable: register_open(&registry, &definitions::CONFIGURATION_UNREADABLE)?,
+            configuration_checked: register_open(&registry, &definitions::CONFIGURATION_CHECKED)?,
+            anonymous_auth_mode: register_open(&registry, &definitions::ANONYMOUS_AUTH_MODE)?,
+            serving_certificate_expiry: register_open(&registry, &definitions::SERVING_CERTIFICATE_EXPIRY)?,
             probe_attached: register(&registry, &definitions::PROBE_ATTACHED)?,
             probe_not_attached: register(&registry, &definitions::PROBE_NOT_ATTACHED)?,
             probe_hits: register(&registry, &definitions::PROBE_HITS)?,
@@ -144,6 +162,10 @@ impl Metrics {
             self_test_success: register_open(&registry, &definitions::SELF_TEST_SUCCESS)?,
             self_test_timestamp: register_open(&registry, &definitions::SELF_TEST_TIMESTAMP)?,
             inference_agreement: register(&registry, &definitions::INFERENCE_AGREEMENT)?,
+            discovery_synced: register(&registry, &definitions::DISCOVERY_SYNCED)?,
+            discovery_objects: register(&registry, &definitions::DISCOVERY_OBJECTS)?,
+            discovery_errors: register(&registry, &definitions::DISCOVERY_ERRORS)?,
+            discovery_last_change: register(&registry, &definitions::DISCOVERY_LAST_CHANGE)?,
             event_readers: register(&registry, &definitions::EVENT_READERS)?,
             event_readers_refused: register(&registry, &definitions::EVENT_READERS_REFUSED)?,
             event_lines: register(&registry, &definitions::EVENT_LINES)?,
@@ -194,8 +216,9 @@ impl Metrics {
             Event::Request(connection, index) => self.request(connection, index),
             Event::Exposure(connection, kind) => self.exposure(connection, kind),
             // The pipeline counts ports itself: what became of most is no event.
-            Event::Port(_) => {}
+            Event::Port(_) | Event::Finding(_) => {}
             Event::Anonymous(request) => self.anonymous_request(request),
+            Event::Probing(probing) => self.probing(probing),
         }
     }
 
@@ -285,6 +308,19 @@ impl Metrics {
             let class = class.unwrap_or(SourceClass::Public);
             self.exposures.increment([*kind as usize, class as usize]);
         }
+    }
+
+    /// A request at the insecure port of which the audit log told.
+    pub fn unsecured_request(&self, joined: &AnonymousRequest) {
+        let class = joined.class.unwrap_or(SourceClass::Public);
+        for kind in &joined.new_exposures {
+            self.exposures.increment([*kind as usize, class as usize]);
+        }
+    }
+
+    /// A burst of refused requests from one address.
+    pub fn probing(&self, probing: &Probing) {
+        self.exposures.increment([ExposureKind::AnonymousProbing as usize, probing.class as usize]);
     }
 
     /// What was inferred of a connection, beside what the probe saw.
@@ -398,8 +434,9 @@ impl Metrics {
     }
 
     /// The API server refused a request of this client's with 401.
-    pub fn unauthenticated_response(&self, source: SourceClass, reason: UnauthenticatedReason) {
-        self.unauthenticated_responses.increment([source as usize, reason as usize]);
+    pub fn unauthenticated_response(&self, source: Option<SourceClass>, reason: UnauthenticatedReason) {
+        let source = source.map_or(SourceClass::COUNT, |source| source as usize);
+        self.unauthenticated_responses.increment([source, reason as usize]);
     }
 
     /// NodeRestriction refused a node's write.
@@ -444,6 +481,23 @@ impl Metrics {
         self.detection_tier.remove(|words| is(words, 0, tier.label()));
         let works = if reason == TierReason::Working { 1.0 } else { 0.0 };
         self.detection_tier.set(&[tier.label(), reason.label()], works);
+    }
+
+    /// Whether the Kubernetes API is followed for this object.
+    pub fn discovery_synced(&self, object: Object, synced: bool) {
+        self.discovery_synced.set([object as usize], synced.into());
+    }
+
+    /// The Kubernetes API said something new: so many of this object are known now.
+    pub fn discovery_changed(&self, object: Object, objects: usize) {
+        self.discovery_objects.set([object as usize], objects as u64);
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        self.discovery_last_change.set([], now.as_secs());
+    }
+
+    /// An attempt to follow this object failed.
+    pub fn discovery_failed(&self, object: Object, reason: Reason) {
+        self.discovery_errors.increment([object as usize, reason as usize]);
     }
 
     /// How many read the events now.

@@ -6,7 +6,7 @@
 mod credential;
 mod detect;
 mod http1;
-mod http2;
+pub(crate) mod http2;
 mod kubernetes;
 mod ledger;
 mod observation;

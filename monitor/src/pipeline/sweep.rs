@@ -32,6 +32,7 @@ impl Pipeline {
             self.sweep_idle(now, output);
         }
         let wall_clock = self.wall_clock(now);
+        self.tell_expired(wall_clock, output);
         if let Some(anonymous) = &mut self.anonymous {
             for agreement in anonymous.agreements(wall_clock) {
                 self.metrics.agreement(agreement);

@@ -17,8 +17,6 @@ use crate::attach::object::OBJECT;
 /// Programs of the object, by their names.
 const ENTRY: &str = "api_exposure_probe";
 const ANSWER: &str = "api_exposure_probe_answer";
-/// What the compiler calls for memory of some length.
-const INTRINSICS: [&str; 5] = ["memcpy", "memmove", "memset", "memcmp", "bcmp"];
 /// Maps of the object, by their names.
 const LAYOUT: &str = "PROBE_LAYOUT";
 const HITS: &str = "HITS";
@@ -55,15 +53,10 @@ impl Kernel {
             bail!("this binary was built without its kernel object: run `cargo xtask setup`, then `cargo xtask build`");
         }
         let mut object = Object::parse(OBJECT).context("parsing the kernel object")?;
-        let others = object.programs.extract_if(|name, _| name != ENTRY && name != ANSWER);
-        let others: HashSet<_> = others.map(|(_, program)| program.function_key()).collect();
-        // Programs of the other hooks, and what the compiler moved out of them, name maps that are not made here. Of the
-        // functions that are no programs ours call the memory intrinsics alone; another is an error at their relocation.
-        object.functions.retain(|key, function| {
-            let ours =
-                [ENTRY, ANSWER].contains(&function.name.as_str()) || INTRINSICS.contains(&function.name.as_str());
-            ours && !others.contains(key)
-        });
+        object.programs.retain(|name, _| name == ENTRY || name == ANSWER);
+        // Functions of the other hooks, those that the compiler shares between programs too, name maps that are not made
+        // here.
+        object.functions.retain(|_, function| [ENTRY, ANSWER].contains(&&*function.name) || is_memory(&function.name));
         let hits = RingBuf::try_from(Map::RingBuf(create(&object, HITS)?)).context("ring buffer HITS")?;
         let losses = create(&object, LOSSES)?;
         let losses_descriptor = losses.fd().as_fd().try_clone_to_owned().context("descriptor of map HIT_LOSSES")?;
@@ -125,6 +118,11 @@ impl Kernel {
         };
         Ok(Programs { entry: load(ENTRY)?, answer: load(ANSWER)?, _layout: layout_array })
     }
+}
+
+/// Whether the compiler makes calls of this name by itself.
+fn is_memory(name: &str) -> bool {
+    ["memcpy", "memmove", "memset", "memcmp", "bcmp"].contains(&name)
 }
 
 fn create(object: &Object, name: &str) -> Result<MapData> {

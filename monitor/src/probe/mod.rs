@@ -7,22 +7,26 @@
 pub mod attach;
 pub mod authenticator;
 pub mod elf;
+pub mod follow;
 pub mod gopclntab;
 pub mod hit;
 mod kernel;
 pub mod layout;
 pub mod process;
 mod prologue;
+pub mod self_test;
 mod system;
 
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
+use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, RawFd};
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use monitor_common::{LossReason, closed_set};
 
+use crate::clock::monotonic;
 use attach::{Attached, Way};
 use authenticator::Authenticator;
 use elf::{BinaryError, Machine};
@@ -59,6 +63,57 @@ closed_set! {
     }
 }
 
+closed_set! {
+    /// Why an API server is not probed.
+    NotProbed {
+        /// This process may not.
+        NotPermitted = "not_permitted",
+        /// Not its binary: no Go program, of an unknown Go release, damaged, without the authenticator.
+        Unsupported = "unsupported",
+        /// Somebody else than this node's administrator may have started it.
+        NotBelieved = "not_believed",
+        /// It serves another network than the one that is watched.
+        Elsewhere = "elsewhere",
+        /// Any other error.
+        Failed = "failed",
+    }
+}
+
+/// Why an API server is not probed, in a word and in a sentence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The word.
+    pub reason: NotProbed,
+    /// The sentence, with the way out where there is one.
+    pub words: String,
+}
+
+impl Status {
+    /// Whether it serves the network that is watched and runs now.
+    pub fn is_here(&self) -> bool {
+        let elsewhere = matches!(&self.outcome, Err(Refusal { reason: NotProbed::Elsewhere, .. }));
+        !self.processes.is_empty() && !elsewhere
+    }
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(&self.words)
+    }
+}
+
+impl Refusal {
+    /// What the kernel or the file system answered.
+    pub(crate) fn of(error: &anyhow::Error) -> Self {
+        let denied = error.chain().any(|cause| {
+            let io = cause.downcast_ref::<std::io::Error>();
+            cause.is::<system::NotPermitted>() || io.is_some_and(|io| io.kind() == std::io::ErrorKind::PermissionDenied)
+        });
+        let reason = if denied { NotProbed::NotPermitted } else { NotProbed::Failed };
+        Self { reason, words: format!("{error:#}") }
+    }
+}
+
 /// Where and how to probe.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -86,7 +141,9 @@ pub struct Status {
     /// Processes that run it.
     pub processes: Vec<u32>,
     /// How it is probed; or why it is not.
-    pub outcome: Result<Probed, String>,
+    pub outcome: Result<Probed, Refusal>,
+    /// Where its processes serve, as far as their arguments say.
+    pub endpoints: Vec<(u32, SocketAddr)>,
 }
 
 /// How a binary is probed.
@@ -139,7 +196,7 @@ struct Attachment {
 }
 
 struct Refused {
-    reason: String,
+    reason: Refusal,
     since: u64,
 }
 
@@ -213,21 +270,20 @@ impl Probe {
         self.binaries.insert(identity, Binary { servers, executable, component, left: None, outcome });
     }
 
-    fn attach(&mut self, server: &Server) -> Result<Attachment, String> {
+    fn attach(&mut self, server: &Server) -> Result<Attachment, Refusal> {
         let mut file = File::open(&server.path).map_err(|error| process::unreadable(&error))?;
-        let authenticator = Authenticator::find(&mut file).map_err(|error| format!("its binary {error}"))?;
+        let unsupported =
+            |error: BinaryError| Refusal { reason: NotProbed::Unsupported, words: format!("its binary {error}") };
+        let authenticator = Authenticator::find(&mut file).map_err(unsupported)?;
         if Some(authenticator.machine) != this_machine() {
-            return Err(format!(
-                "its binary {}",
-                BinaryError::Machine(match authenticator.machine {
-                    Machine::X86_64 => object::elf::EM_X86_64,
-                    Machine::Arm64 => object::elf::EM_AARCH64,
-                })
-            ));
+            return Err(unsupported(BinaryError::Machine(match authenticator.machine {
+                Machine::X86_64 => object::elf::EM_X86_64,
+                Machine::Arm64 => object::elf::EM_AARCH64,
+            })));
         }
         let number = self.attachments.wrapping_add(1);
         let attached = Attached::new(&self.kernel, &file, &authenticator, number, self.settings.way);
-        let attached = attached.map_err(|error| format!("{error:#}"))?;
+        let attached = attached.map_err(|error| Refusal::of(&error))?;
         self.attachments = number;
         Ok(Attachment { number, since: monotonic(), authenticator, attached })
     }
@@ -316,14 +372,15 @@ impl Probe {
             executable: server.executable.clone(),
             component: server.component,
             processes: vec![server.process],
-            outcome: Err(server.identity.as_ref().err().cloned().unwrap_or_default()),
+            outcome: Err(server.identity.clone().err().unwrap_or_else(|| Refusal::of(&anyhow::anyhow!("not known")))),
+            endpoints: Vec::new(),
         }));
         status.sort_by(|one, other| one.processes.cmp(&other.processes));
         status
     }
 
     /// What a change is told by.
-    fn outline(&self) -> Vec<(Vec<u32>, Option<u32>, Option<String>)> {
+    fn outline(&self) -> Vec<(Vec<u32>, Option<u32>, Option<Refusal>)> {
         self.status().into_iter().map(|status| (status.processes, status.attachment, status.outcome.err())).collect()
     }
 
@@ -385,6 +442,7 @@ impl Binary {
                 }),
                 Err(refused) => Err(refused.reason.clone()),
             },
+            endpoints: self.servers.iter().filter_map(|server| Some((server.process, server.endpoint?))).collect(),
         }
     }
 }
@@ -396,12 +454,4 @@ fn this_machine() -> Option<Machine> {
         "aarch64" => Some(Machine::Arm64),
         _ => None,
     }
-}
-
-/// What CLOCK_MONOTONIC, the clock of `bpf_ktime_get_ns`, shows; nanoseconds.
-fn monotonic() -> u64 {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the pointer is to one `timespec`. The clock exists on every Linux, so the call cannot fail.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
-    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }

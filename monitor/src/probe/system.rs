@@ -175,13 +175,17 @@ pub fn perf_event(program: &OwnedFd, path: &Path, offset: u64) -> io::Result<Own
     if outcome < 0 { Err(io::Error::last_os_error()) } else { Ok(event) }
 }
 
+/// The kernel says that this process may not; with what was tried.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{0}: the kernel does not permit it; the probe needs CAP_BPF and CAP_PERFMON, before kernel 6.6 CAP_SYS_ADMIN too"
+)]
+pub struct NotPermitted(String);
+
 /// What was tried, and why it did not work, in one line with the way out where privileges are missing.
 pub fn explain(what: &str, error: impl std::error::Error + Send + Sync + 'static) -> anyhow::Error {
     if crate::attach::object::permission_denied(&error) {
-        return anyhow!(
-            "{what}: the kernel does not permit it; the probe needs CAP_BPF and CAP_PERFMON, before kernel 6.6 \
-             CAP_SYS_ADMIN too"
-        );
+        return NotPermitted(what.to_owned()).into();
     }
     anyhow!("{what}: {}", crate::attach::object::one_line(&error))
 }

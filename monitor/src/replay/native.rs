@@ -45,6 +45,8 @@ struct NativeTables {
     handshakes: Vec<Handshake>,
     flows: FlowTable<FlowState>,
     begun: u64,
+    /// Where a flow that begins is put together.
+    room: FlowState,
 }
 
 impl NativeKernel {
@@ -62,6 +64,7 @@ impl NativeKernel {
                 handshakes: vec![Handshake::default(); limits::HANDSHAKES as usize],
                 flows: FlowTable::new(limits::FLOWS),
                 begun: 0,
+                room: FlowState { born: 0, sides: Default::default(), decision: 0, closed: 0, reserved: [0; 6] },
             },
             key,
             header: RecordHeader {
@@ -235,17 +238,18 @@ impl Tables for NativeTables {
         self.flows.at(place)
     }
 
-    fn begin(&mut self, key: &FlowKey, fill: impl FnOnce(&mut FlowState)) -> Option<Place> {
-        let mut state = FlowState { born: 0, sides: Default::default(), decision: 0, closed: 0, reserved: [0; 6] };
-        fill(&mut state);
+    fn room(&mut self) -> Option<&mut FlowState> {
+        Some(&mut self.room)
+    }
+
+    fn begin(&mut self, key: &FlowKey) -> bool {
         self.begun += 1;
-        match self.find(key) {
-            Some(place) => {
-                *self.flow(place)? = state;
-                Some(place)
-            }
-            None => Some(self.flows.insert(*key, state).0),
+        let state = self.room;
+        match self.find(key).and_then(|place| self.flow(place)) {
+            Some(flow) => *flow = state,
+            None => drop(self.flows.insert(*key, state)),
         }
+        true
     }
 
     fn take_verdict(&mut self, _key: &FlowKey) -> Option<Verdict> {

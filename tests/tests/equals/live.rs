@@ -321,8 +321,12 @@ impl Tables for Ports<'_> {
         None
     }
 
-    fn begin(&mut self, _key: &FlowKey, _fill: impl FnOnce(&mut FlowState)) -> Option<()> {
+    fn room(&mut self) -> Option<&mut FlowState> {
         None
+    }
+
+    fn begin(&mut self, _key: &FlowKey) -> bool {
+        false
     }
 
     fn take_verdict(&mut self, _key: &FlowKey) -> Option<Verdict> {

@@ -33,6 +33,15 @@ struct Template {
     address: usize,
 }
 
+/// How much, and of what.
+#[derive(Clone, Copy)]
+pub enum Traffic {
+    /// At least so many packets, of connections of all kinds.
+    Packets(u64),
+    /// So many connections, all of them TLS.
+    Tls(u64),
+}
+
 /// What was written.
 pub struct Capture {
     /// The file.
@@ -43,17 +52,21 @@ pub struct Capture {
     pub bytes: u64,
 }
 
-/// Writes at least `packets` packets: whole connections only.
-pub fn write(directory: &Path, packets: u64) -> Result<Capture> {
-    let templates = templates()?;
-    let path = directory.join("handshakes.pcap");
+/// Writes a capture of whole connections.
+pub fn write(directory: &Path, name: &str, traffic: Traffic) -> Result<Capture> {
+    let templates = templates(matches!(traffic, Traffic::Tls(_)))?;
+    let path = directory.join(name);
     let file = File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
     let mut out = Writer { file: BufWriter::with_capacity(1 << 20, file), packets: 0, bytes: FILE_HEADER as u64 };
     out.file.write_all(&HEADER)?;
     let mut begun = 0_usize;
+    let more = |packets: u64, begun: usize| match traffic {
+        Traffic::Packets(wanted) => packets < wanted,
+        Traffic::Tls(wanted) => (begun as u64) < wanted,
+    };
     let mut slots: Vec<(usize, usize)> = Vec::new();
-    while out.packets < packets || !slots.is_empty() {
-        while slots.len() < AT_A_TIME && out.packets < packets {
+    while more(out.packets, begun) || !slots.is_empty() {
+        while slots.len() < AT_A_TIME && more(out.packets, begun) {
             slots.push((begun, 0));
             begun += 1;
         }
@@ -99,7 +112,7 @@ impl Writer {
 }
 
 /// The captures that are recorded handshakes, as their labels tell.
-fn templates() -> Result<Vec<Vec<Template>>> {
+fn templates(only_tls: bool) -> Result<Vec<Vec<Template>>> {
     let captures = workspace::root().join("tests/fixtures/captures");
     let mut templates = Vec::new();
     let folders = fs::read_dir(&captures).with_context(|| format!("cannot read {}", captures.display()))?;
@@ -112,7 +125,11 @@ fn templates() -> Result<Vec<Vec<Template>>> {
             let label: Value = serde_json::from_str(line).context("a label is no JSON")?;
             let recorded =
                 label["group"].as_str().is_some_and(|group| !group.starts_with("derived") && group != "scan");
-            let spoken = matches!(label["transport"].as_str(), Some("tls" | "plaintext"));
+            let spoken = match label["transport"].as_str() {
+                Some("tls") => true,
+                Some("plaintext") => !only_tls,
+                _ => false,
+            };
             let (Some(port), Some(file)) = (label["port"].as_u64(), label["file"].as_str()) else { continue };
             if recorded && spoken && PORTS.contains(&port) {
                 let packets = read(&folder.join(file), port as u16)?;
@@ -176,7 +193,7 @@ mod tests {
     fn whole_connections_from_clients_of_their_own() {
         let directory = std::env::temp_dir().join(format!("handshakes-{}", std::process::id()));
         fs::create_dir_all(&directory).unwrap();
-        let capture = write(&directory, 20_000).unwrap();
+        let capture = write(&directory, "handshakes.pcap", Traffic::Packets(20_000)).unwrap();
         let bytes = fs::read(&capture.path).unwrap();
         fs::remove_dir_all(&directory).unwrap();
         assert_eq!(bytes.len() as u64, capture.bytes);

@@ -14,6 +14,11 @@ const FLOWS: u64 = 65_536;
 /// Bytes that the daemon may take then, and the kernel's maps.
 const RESIDENT: u64 = 64 << 20;
 const MAPS: u64 = 48 << 20;
+/// Connections that a scraped daemon has seen, and milliseconds that a scrape may take.
+const SCRAPED: [u64; 2] = [1_000, 1_000_000];
+const SCRAPE: f64 = 5.0;
+/// What is called flat: a machine with other work gives no better.
+const FLAT: f64 = 1.25;
 const MIB: f64 = (1 << 20) as f64;
 
 /// Each: what, the figure, the peer and its figure, the goals.
@@ -32,9 +37,23 @@ const PROGRAMS: &[(&str, &str, &str, &str, Goal)] = &[
     ("XDP, established, IPv6", "xdp established ipv6", DENY, "xdp-filter dny_all ipv6", Goal::PartOfPeer(0.5)),
     ("XDP, SYN", "xdp syn", "established packet", "xdp established ipv4", Goal::PartOfPeer(1.2)),
     ("TC ingress, UDP", "tc ingress udp", EMPTY_TC, "tc empty", Goal::OverPeer(8.0)),
-    ("TC ingress, TCP to a port of no interest", "tc ingress other port", EMPTY_TC, "tc empty", Goal::OverPeer(8.0)),
+    ("TC ingress, TCP to a port of no interest", "tc ingress other port", EMPTY_TC, "tc empty", Goal::OverPeer(15.0)),
+    (
+        "TC ingress, TCP to a port of no interest, no discovery",
+        "tc ingress other port, no discovery",
+        EMPTY_TC,
+        "tc empty",
+        Goal::OverPeer(8.0),
+    ),
     ("TC egress, UDP", "tc egress udp", EMPTY_TC, "tc empty", Goal::OverPeer(8.0)),
-    ("TC egress, TCP from a port of no interest", "tc egress other port", EMPTY_TC, "tc empty", Goal::OverPeer(8.0)),
+    ("TC egress, TCP from a port of no interest", "tc egress other port", EMPTY_TC, "tc empty", Goal::OverPeer(15.0)),
+    (
+        "TC egress, TCP from a port of no interest, no discovery",
+        "tc egress other port, no discovery",
+        EMPTY_TC,
+        "tc empty",
+        Goal::OverPeer(8.0),
+    ),
     ("TC ingress, established and done", "tc ingress established and done", EMPTY_TC, "tc empty", Goal::OverPeer(60.0)),
     ("TC egress, established and done", "tc egress established and done", EMPTY_TC, "tc empty", Goal::OverPeer(60.0)),
     ("TC ingress, acknowledgement", "tc ingress acknowledgement", EMPTY_TC, "tc empty", Goal::OverPeer(60.0)),
@@ -52,6 +71,13 @@ const PROGRAMS: &[(&str, &str, &str, &str, Goal)] = &[
         "empty TC program, once a packet",
         "tc egress empty, once",
         Goal::OverPeer(600.0),
+    ),
+    (
+        "TC ingress, SYN flood of a million clients: no flow, no record",
+        "tc ingress syn flood",
+        "established and done, once a packet",
+        "tc ingress established and done, once",
+        Goal::PartOfPeer(1.2),
     ),
 ];
 const EMPTY_TC: &str = "empty TC program";
@@ -79,28 +105,57 @@ pub fn programs() -> Result<Vec<Row>> {
     Ok(rows.collect())
 }
 
-/// Measures the daemon's memory.
+/// Measures the daemon's memory, and how long it takes for a scrape.
 pub fn memory() -> Result<Vec<Row>> {
-    let binary = workspace::binary();
     let what = format!("resident memory of the daemon, {FLOWS} connections live");
-    let binary = binary.to_str().context("the path of the workspace is not UTF-8")?;
-    let figures = match ask(&["flows", binary, &FLOWS.to_string()]) {
+    let figures = match with_connections(FLOWS) {
         Ok(figures) => figures,
         Err(error) => return Ok(vec![Row::missing(&what, "MiB", format!("{error:#}"))]),
     };
     let mebibytes = |name: &str| figures[name].as_u64().map(|bytes| bytes as f64 / MIB);
-    let peer =
-        |name: &str, value: Option<f64>| value.map_or(Peer::Missing("not told"), |value| Peer::measured(name, value));
-    Ok(vec![
+    let mut rows = vec![
         Row::new(&what, "MiB", mebibytes("resident"))
-            .peer(peer("the same daemon without a connection", mebibytes("resident before")))
+            .peer(told("the same daemon without a connection", mebibytes("resident before")))
             .goal(Goal::AtMost(RESIDENT as f64 / MIB)),
         Row::new(&format!("kernel maps, {} of them", figures["maps"]), "MiB", mebibytes("kernel"))
             .goal(Goal::AtMost(MAPS as f64 / MIB)),
+    ];
+    rows.extend(scrapes()?);
+    Ok(rows)
+}
+
+/// Scrapes of a daemon that has seen few connections, and many.
+fn scrapes() -> Result<Vec<Row>> {
+    let what = |flows: u64, figures: &Value| {
+        format!("scrape, 99th percentile, {flows} connections seen, {} series", figures["series"])
+    };
+    let (few, many) = match (with_connections(SCRAPED[0]), with_connections(SCRAPED[1])) {
+        (Ok(few), Ok(many)) => (few, many),
+        (Err(error), _) | (_, Err(error)) => {
+            return Ok(vec![Row::missing("scrape, 99th percentile", "ms", format!("{error:#}"))]);
+        }
+    };
+    let worst = |figures: &Value| figures["scrape p99"].as_f64();
+    let median = |figures: &Value| figures["scrape median"].as_f64();
+    Ok(vec![
+        Row::new(&what(SCRAPED[0], &few), "ms", worst(&few)).goal(Goal::AtMost(SCRAPE)),
+        Row::new(&what(SCRAPED[1], &many), "ms", worst(&many)).goal(Goal::AtMost(SCRAPE)),
+        Row::new(&format!("scrape, median, {} connections seen", SCRAPED[1]), "ms", median(&many))
+            .peer(told(&format!("{} connections seen", SCRAPED[0]), median(&few)))
+            .goal(Goal::PartOfPeer(FLAT)),
     ])
 }
 
-fn ask(words: &[&str]) -> Result<Value> {
+fn with_connections(count: u64) -> Result<Value> {
+    ask(&["flows", &workspace::binary().display().to_string(), &count.to_string()])
+}
+
+fn told(name: &str, value: Option<f64>) -> Peer {
+    value.map_or(Peer::Missing("not told"), |value| Peer::measured(name, value))
+}
+
+/// What the program of the tests says.
+pub fn ask(words: &[&str]) -> Result<Value> {
     let mut command = Command::new(workspace::target().join("debug/bench"));
     let output =
         command.args(words).output().with_context(|| format!("cannot start {}", command.get_program().display()))?;

@@ -11,8 +11,10 @@ use crate::setup::{self, Group};
 use crate::terminal::Steps;
 use crate::{build, workspace};
 
+mod curves;
 mod handshakes;
 mod kernel;
+mod live;
 mod measure;
 mod replay;
 mod report;
@@ -35,6 +37,12 @@ pub struct Arguments {
     /// Measured so often; the best run counts.
     #[arg(long, value_name = "RUNS", default_value_t = 3)]
     runs: u32,
+    /// Pairs of runs of a busy server without and with the monitor.
+    #[arg(long, value_name = "PAIRS", default_value_t = 5)]
+    pairs: u32,
+    /// TLS connections, and ten times as many requests in the clear, that processor time is measured for.
+    #[arg(long, value_name = "CONNECTIONS", default_value_t = 100_000)]
+    connections: u64,
     /// Write BENCHMARKS.md.
     #[arg(long)]
     write: bool,
@@ -55,6 +63,12 @@ enum Name {
     Memory,
     /// Nanoseconds of the kernel's programs a packet.
     Programs,
+    /// Requests a second that a busy server loses to the monitor.
+    Busy,
+    /// Processor time of the monitor and of suricata on the same interface.
+    Load,
+    /// How the cost of a packet grows.
+    Curves,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -79,16 +93,19 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         steps.run("build what measures the kernel half", &mut cargo)?;
     }
     let names = if arguments.only.is_empty() { Name::value_variants() } else { &arguments.only };
-    let mut rows = Vec::new();
+    let (mut rows, mut curves) = (Vec::new(), Vec::new());
     for name in names {
         let measured = match name {
             Name::Replay => replay::measure(arguments.packets, arguments.runs, arguments.keep),
             Name::Memory => kernel::memory(),
             Name::Programs => kernel::programs(),
+            Name::Busy => live::busy(arguments.pairs),
+            Name::Load => live::load(arguments.connections, arguments.keep),
+            Name::Curves => curves::measure(&mut curves),
         };
         rows.extend(measured.with_context(|| format!("measuring {name:?}"))?);
     }
-    let report = Report::new(rows)?;
+    let report = Report::new(rows, curves)?;
     drop(printed);
     let text = match arguments.output {
         Output::Table => report.table(),
@@ -96,8 +113,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     };
     io::stdout().write_all(text.as_bytes()).context("cannot write")?;
     if arguments.write {
+        let drawn = curves::draw(report.curves())?;
         let path = workspace::root().join("BENCHMARKS.md");
-        fs::write(&path, report.markdown()).with_context(|| format!("cannot write {}", path.display()))?;
+        fs::write(&path, report.markdown(drawn)).with_context(|| format!("cannot write {}", path.display()))?;
     }
     Ok(())
 }

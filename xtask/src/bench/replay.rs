@@ -6,6 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
+use super::handshakes::Traffic;
 use super::row::{Goal, Peer, Row};
 use super::{directory, handshakes, measure};
 use crate::{interrupt, workspace};
@@ -17,7 +18,7 @@ const TIMES_SURICATA: f64 = 10.0;
 
 /// Logs TLS and HTTP, detects nothing else, has no rules; room enough that it leaves no connection unread, which would
 /// make it fast.
-const SURICATA: &str = "%YAML 1.1
+pub const SURICATA: &str = "%YAML 1.1
 ---
 outputs:
   - eve-log:
@@ -53,7 +54,7 @@ app-layer:
 pub fn measure(packets: u64, runs: u32, keep: bool) -> Result<Vec<Row>> {
     let directory = directory()?;
     eprintln!("writing a capture of {packets} packets");
-    let capture = handshakes::write(&directory, packets)?;
+    let capture = handshakes::write(&directory, "handshakes.pcap", Traffic::Packets(packets))?;
     eprintln!("{} packets, {} bytes", capture.packets, capture.bytes);
     let suricata = workspace::has_program("suricata");
     let (mut metrics, mut json, mut peer) = (Best::default(), Best::default(), Best::default());

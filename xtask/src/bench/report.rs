@@ -7,6 +7,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
+use super::curves::{Curve, PICTURE};
 use super::row::Row;
 
 const HEADINGS: [&str; 6] = ["measured", "figure", "peer, same run", "against it", "goal", ""];
@@ -16,14 +17,20 @@ pub struct Report {
     machine: String,
     date: String,
     rows: Vec<Row>,
+    curves: Vec<Curve>,
 }
 
 impl Report {
     /// What was measured, here and now.
-    pub fn new(rows: Vec<Row>) -> Result<Self> {
+    pub fn new(rows: Vec<Row>, curves: Vec<Curve>) -> Result<Self> {
         let date = Command::new("date").args(["-u", "+%Y-%m-%d"]).output().context("cannot run date")?;
         let date = String::from_utf8_lossy(&date.stdout).trim().to_owned();
-        Ok(Self { machine: machine(), date, rows })
+        Ok(Self { machine: machine(), date, rows, curves })
+    }
+
+    /// How costs grow.
+    pub fn curves(&self) -> &[Curve] {
+        &self.curves
     }
 
     /// For a terminal.
@@ -46,12 +53,13 @@ impl Report {
     /// For programs.
     pub fn json(&self) -> String {
         let rows: Vec<Value> = self.rows.iter().map(Row::json).collect();
-        let report = json!({ "machine": self.machine, "date": self.date, "rows": rows });
+        let curves: Vec<Value> = self.curves.iter().map(Curve::json).collect();
+        let report = json!({ "machine": self.machine, "date": self.date, "rows": rows, "curves": curves });
         format!("{report:#}\n")
     }
 
-    /// BENCHMARKS.md.
-    pub fn markdown(&self) -> String {
+    /// BENCHMARKS.md, with the picture where it was drawn.
+    pub fn markdown(&self, drawn: bool) -> String {
         let mut text = format!(
             "# Benchmarks\n\nMade by `cargo xtask bench --write`: {}, {}. Each figure stands beside a peer that was \
              measured in the same run; the machine had other work, so compare within a row and not across machines. \
@@ -66,6 +74,9 @@ impl Report {
         line(&mut text, &HEADINGS.map(|_| "---".to_owned()));
         for row in &self.rows {
             line(&mut text, &row.cells());
+        }
+        if drawn {
+            let _ = writeln!(text, "\n![nanoseconds a packet by flows, prefixes and processors]({PICTURE})");
         }
         text
     }

@@ -47,15 +47,20 @@ impl ControlPlane {
     pub fn new() -> Result<Self> {
         let kubectl = binaries::kubernetes(binaries::CURRENT, &["kubectl"])?.join("kubectl");
         let mut lab = Lab::new()?;
-        for file in
-            ["certificates.cnf", "clients/client.py", "clients/client.mjs", "clients/load.mjs", "clients/Client.java"]
-        {
+        for file in [
+            "certificates.cnf",
+            "clients/client.py",
+            "clients/client.mjs",
+            "clients/load.mjs",
+            "clients/rate.mjs",
+            "clients/Client.java",
+        ] {
             let from = workspace::root().join("lab").join(file);
             let name = Path::new(file).file_name().context("a file has a name")?;
             fs::copy(&from, lab.directory().join(name)).with_context(|| format!("cannot copy {}", from.display()))?;
         }
         credentials::make(lab.directory())?;
-        for (name, text) in [("audit-policy.yaml", AUDIT_POLICY), ("conditions.yaml", CONDITIONS)] {
+        for (name, text) in [("audit-policy.yaml", AUDIT_POLICY), ("conditions.yaml", CONDITIONS), ("pod.json", POD)] {
             fs::write(lab.directory().join(name), text).with_context(|| format!("cannot write {name}"))?;
         }
         // All of the clients' networks are behind the outside host.
@@ -140,6 +145,7 @@ impl ControlPlane {
             ("static", format!("{{token: {}}}", credentials::STATIC_TOKEN)),
             ("wrong", format!("{{token: {}}}", credentials::WRONG_TOKEN)),
             ("bootstrap", format!("{{token: {}}}", credentials::BOOTSTRAP_TOKEN)),
+            ("basic", "{username: somebody, password: secret}".to_owned()),
             ("none", "{}".to_owned()),
         ] {
             self.write(&format!("{name}.kubeconfig"), &credentials::kubeconfig(&server, &user))?;
@@ -202,6 +208,10 @@ const AUDIT_POLICY: &str =
 /// Anonymous for the health paths only.
 const CONDITIONS: &str = "apiVersion: apiserver.config.k8s.io/v1\nkind: AuthenticationConfiguration\nanonymous:\n  \
                           enabled: true\n  conditions:\n  - path: /livez\n  - path: /readyz\n  - path: /healthz\n";
+
+/// A pod that names no service account.
+const POD: &str =
+    r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"miner"},"spec":{"containers":[{"name":"a","image":"a"}]}}"#;
 
 const TOKEN_REQUEST: &str = r#"{"apiVersion":"authentication.k8s.io/v1","kind":"TokenRequest","spec":{}}"#;
 

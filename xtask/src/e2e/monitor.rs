@@ -20,6 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A monitor that runs; ended with [`Monitor::stop`], or with the lab.
 pub struct Monitor {
+    /// Its process.
+    pub process: u32,
     events: PathBuf,
 }
 
@@ -48,7 +50,7 @@ impl Monitor {
     pub fn start(lab: &mut Lab, binary: &Path, flags: &[String]) -> Result<Self> {
         let mut monitor = lab.command(Host::ControlPlane, binary);
         monitor.args(["run", "--listen", LISTEN]).args(flags);
-        lab.start("monitor", &mut monitor)?;
+        let process = lab.start("monitor", &mut monitor)?;
         lab.wait_for("monitor", "the monitor being ready", |lab| Ok(get(lab, "readyz").ok()))?;
         let (events, headers) = (lab.directory().join("events"), lab.directory().join("events.headers"));
         let mut follow = lab.command(Host::ControlPlane, "curl");
@@ -60,7 +62,7 @@ impl Monitor {
             let headers = fs::read_to_string(&headers).unwrap_or_default();
             Ok(headers.contains("\r\n\r\n").then_some(()))
         })?;
-        Ok(Self { events })
+        Ok(Self { process, events })
     }
 
     /// Ends it; it must let go of its interfaces by itself.
@@ -123,6 +125,11 @@ impl Scrape {
     /// Asks for one.
     pub fn new(lab: &Lab) -> Result<Self> {
         Ok(Self(get(lab, "metrics")?))
+    }
+
+    /// One that somebody else asked for.
+    pub fn of(text: String) -> Self {
+        Self(text)
     }
 
     /// The samples of a metric that are not zero and have these labels, summed by the values of `by`.

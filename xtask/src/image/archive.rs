@@ -5,8 +5,11 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
+use std::io::Write as _;
 
 use anyhow::{Context as _, Result};
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
@@ -29,7 +32,8 @@ pub struct Image<'a> {
 /// The archive's bytes.
 pub fn docker_archive(image: &Image<'_>) -> Result<Vec<u8>> {
     let created = timestamp(image.created);
-    let layer = layer(image.files)?;
+    let files = layer(image.files)?;
+    let layer = compressed(&files)?;
     let labels: Map<String, Value> =
         image.labels.iter().map(|(name, value)| ((*name).to_owned(), Value::from(value.as_str()))).collect();
     let mut annotations = labels.clone();
@@ -51,14 +55,14 @@ pub fn docker_archive(image: &Image<'_>) -> Result<Vec<u8>> {
             "StopSignal": "SIGTERM",
             "Labels": annotations,
         },
-        "rootfs": { "type": "layers", "diff_ids": [digest(&layer)] },
+        "rootfs": { "type": "layers", "diff_ids": [digest(&files)] },
         "history": [{ "created": created, "created_by": "cargo xtask image" }],
     }))?;
     let manifest = serde_json::to_vec(&json!({
         "schemaVersion": 2,
         "mediaType": "application/vnd.oci.image.manifest.v1+json",
         "config": descriptor("application/vnd.oci.image.config.v1+json", &config),
-        "layers": [descriptor("application/vnd.oci.image.layer.v1.tar", &layer)],
+        "layers": [descriptor("application/vnd.oci.image.layer.v1.tar+gzip", &layer)],
         "annotations": annotations,
     }))?;
     let mut in_index = descriptor("application/vnd.oci.image.manifest.v1+json", &manifest);
@@ -105,6 +109,13 @@ fn layer(files: &[(&str, &[u8])]) -> Result<Vec<u8>> {
         layer.file(path, 0o755, content)?;
     }
     layer.end()
+}
+
+/// Without a time, and always by the same encoder: the same layer gives the same bytes.
+fn compressed(layer: &[u8]) -> Result<Vec<u8>> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+    encoder.write_all(layer).context("cannot compress the layer")?;
+    encoder.finish().context("cannot compress the layer")
 }
 
 /// A tar of files that belong to root and were changed in 1970.
@@ -232,7 +243,10 @@ mod tests {
         assert_eq!(docker[0]["Layers"][0], of_digest(&manifest["layers"][0]["digest"]));
         assert_eq!(docker[0]["RepoTags"][0], "localhost/test:1");
         let config = text(docker[0]["Config"].as_str().unwrap());
-        assert_eq!(of_digest(&config["rootfs"]["diff_ids"][0]), docker[0]["Layers"][0]);
+        let mut files = Vec::new();
+        let compressed = entries[docker[0]["Layers"][0].as_str().unwrap()].1.as_slice();
+        flate2::read::GzDecoder::new(compressed).read_to_end(&mut files).unwrap();
+        assert_eq!(config["rootfs"]["diff_ids"][0], digest(&files));
         assert_eq!(config["config"]["Entrypoint"][0], "/usr/bin/test");
         assert_eq!(config["config"]["ExposedPorts"], json!({ "9464/tcp": {} }));
         assert_eq!(config["created"], "2023-11-14T22:13:20Z");

@@ -21,6 +21,8 @@ pub enum Group {
     Kubernetes,
     /// What dashboards are checked with, and drawn with.
     Dashboards,
+    /// A real cluster: containers, their network, and Prometheus with its Alertmanager.
+    Cluster,
 }
 
 impl Group {
@@ -37,6 +39,7 @@ impl Group {
             Self::Bench => "bench",
             Self::Vm => "vm",
             Self::Kubernetes => "kubernetes",
+            Self::Cluster => "cluster",
             Self::Dashboards => "dashboards",
         }
     }
@@ -83,6 +86,7 @@ pub const NEEDS: &[Need] = &[
     Need { group: Group::Ci, program: "cargo-deny", from: From::Cargo { package: "cargo-deny", version: "0.20.2" } },
     Need { group: Group::Bench, program: "xdp-filter", from: From::Package("xdp-tools") },
     Need { group: Group::Bench, program: "wrk", from: From::Package("wrk") },
+    Need { group: Group::Bench, program: "gnuplot", from: From::Package("gnuplot-nox") },
     Need { group: Group::Bench, program: "hping3", from: From::Package("hping3") },
     Need { group: Group::Bench, program: "suricata", from: From::Backports("suricata") },
     Need { group: Group::Vm, program: "qemu-system-x86_64", from: From::Package("qemu-system-x86") },
@@ -91,10 +95,18 @@ pub const NEEDS: &[Need] = &[
     Need { group: Group::Vm, program: "zstd", from: From::Package("zstd") },
     Need { group: Group::Kubernetes, program: "go", from: From::Backports("golang-go") },
     Need { group: Group::Kubernetes, program: "etcd", from: From::Package("etcd-server") },
+    Need { group: Group::Kubernetes, program: "iptables", from: From::Package("iptables") },
     Need { group: Group::Kubernetes, program: "python3", from: From::Package("python3") },
     Need { group: Group::Kubernetes, program: "node", from: From::Package("nodejs") },
-    Need { group: Group::Kubernetes, program: "java", from: From::Package("openjdk-17-jdk-headless") },
+    Need { group: Group::Kubernetes, program: "javac", from: From::Package("default-jdk-headless") },
     Need { group: Group::Dashboards, program: "python3", from: From::Package("python3-venv") },
     Need { group: Group::Dashboards, program: "npm", from: From::Package("npm") },
     Need { group: Group::Dashboards, program: "chromium", from: From::Package("chromium") },
+    Need { group: Group::Cluster, program: "containerd", from: From::Package("containerd") },
+    Need { group: Group::Cluster, program: "runc", from: From::Package("runc") },
+    // Plugins are called by containerd and lie where nobody's PATH leads.
+    Need { group: Group::Cluster, program: "/usr/lib/cni/ptp", from: From::Package("containernetworking-plugins") },
+    Need { group: Group::Cluster, program: "iptables", from: From::Package("iptables") },
+    Need { group: Group::Cluster, program: "bpftool", from: From::Package("bpftool") },
+    Need { group: Group::Cluster, program: "prometheus-alertmanager", from: From::Package("prometheus-alertmanager") },
 ];

@@ -305,7 +305,7 @@ mod tests {
 
     #[test]
     fn bookworm_gets_its_backports_and_later_releases_do_not() {
-        let machine = Machine { programs: ["xdp-filter", "wrk", "hping3"].into(), ..debian() };
+        let machine = Machine { programs: ["xdp-filter", "wrk", "gnuplot", "hping3"].into(), ..debian() };
         let bookworm = lines(&Plan::new(&[Group::Bench], &machine).unwrap());
         assert_eq!(
             bookworm[0],

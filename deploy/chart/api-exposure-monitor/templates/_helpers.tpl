@@ -88,6 +88,16 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 - {{ printf "--xdp-generic=%t" .Values.monitor.xdpGeneric | quote }}
 - {{ printf "--tcx=%t" .Values.monitor.tcx | quote }}
 - {{ printf "--listen=%s:%d" (ternary "[$(HOST_IP)]" "$(HOST_IP)" .Values.monitor.ipv6 | default .Values.monitor.listenAddress) (int .Values.monitor.port) | quote }}
+- {{ printf "--discovery=%s" .Values.monitor.discovery | quote }}
+{{- if .Values.probe.enabled }}
+- "--probe=on"
+{{- end }}
+{{- if .Values.auditLog.enabled }}
+- {{ printf "--audit-log=%s" .Values.auditLog.path | quote }}
+{{- with .Values.auditLog.statePath }}
+- {{ printf "--audit-state=%s/audit-position" . | quote }}
+{{- end }}
+{{- end }}
 {{- with .Values.monitor.extraArgs }}
 {{ toYaml . }}
 {{- end }}

@@ -54,6 +54,9 @@ fn render(event: &Value, coloured: bool) -> Option<String> {
     if kind == "anonymous_request" {
         return Some(format!("{}  {}", paint(DIM, printable(time)), anonymous_request(event, paint)?));
     }
+    if kind == "exposure" && event.get("destination").is_some_and(Value::is_null) {
+        return Some(format!("{}  {}", paint(DIM, printable(time)), exposure_of_address(event, paint)?));
+    }
     let class = word(event, "/source/class")?;
     let source = format!("{} ({class})", end(event, "/source")?);
     let source = if class == "public" { paint(YELLOW, source) } else { source };
@@ -100,6 +103,17 @@ fn render(event: &Value, coloured: bool) -> Option<String> {
         _ => return None,
     }
     Some(parts.join("  "))
+}
+
+/// An exposure that an address has, and not one of its connections.
+fn exposure_of_address(event: &Value, paint: impl Fn(&str, String) -> String) -> Option<String> {
+    let (ip, class) = (word(event, "/source/ip")?, word(event, "/source/class")?);
+    let (kind, evidence) = (word(event, "/kind")?, word(event, "/evidence")?);
+    let (refusals, seconds) = (event.get("refusals")?.as_u64()?, event.get("window_seconds")?.as_u64()?);
+    let source = format!("{ip} ({class})");
+    let source = if class == "public" { paint(YELLOW, source) } else { source };
+    let words = format!("{refusals} requests or more refused within {seconds} s ({evidence})");
+    Some([source, words, paint(RED, format!("exposure {kind}"))].join("  "))
 }
 
 /// A request of which the API server itself told: port and destination may not be known.
@@ -169,7 +183,7 @@ mod tests {
     use super::*;
     use crate::classify::{Connection, ExposureKind};
     use crate::discover::PortState;
-    use crate::export::examples::{anonymous_over_tls, evident, plaintext, silent};
+    use crate::export::examples::{anonymous_over_tls, evident, plaintext, probing, silent};
     use crate::export::json::write_event;
     use crate::pipeline::{Event, PortChange};
 
@@ -185,7 +199,13 @@ mod tests {
         let (tls, clear, silent) = (anonymous_over_tls(), plaintext(), silent());
         let (joined, mut alone) = (evident(true), evident(false));
         (alone.request.port, alone.class) = (None, Some(monitor_common::SourceClass::Pod));
-        let cases: [(Event<'_>, &str); 7] = [
+        let burst = probing();
+        let cases: [(Event<'_>, &str); 8] = [
+            (
+                Event::Probing(&burst),
+                "17:00:00.123  203.0.113.7 (public)  20 requests or more refused within 60 s (audit)  \
+                 exposure anonymous_probing\n",
+            ),
             (
                 Event::Anonymous(&joined),
                 "17:00:00.123  203.0.113.7:51234 (public) -> 192.168.56.10:6443 (secure)  eth0  \

@@ -1,23 +1,19 @@
-//! Resident memory of the daemon while it follows many connections.
+//! Resident memory of the daemon while it follows many connections, and how long it takes for a scrape then.
 
-use std::fs;
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::TcpStream;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
-use monitor_common::{FlowKey, Side, flow::mapped};
+use anyhow::{Context as _, Result};
+use monitor_common::{FlowKey, Side, flow::mapped, limits};
 use monitor_tests::frame::{Tcp, flag};
 use monitor_tests::namespace::Namespace;
 use serde_json::json;
 
-/// How long the daemon may take for what is awaited of it.
-const PATIENCE: Duration = Duration::from_secs(10);
+use super::daemon::{self, Daemon};
+
 /// How often all is sent at the most.
 const ROUNDS: u32 = 5;
-/// Where it serves its metrics, in a namespace of its own.
-const LISTEN: &str = "127.0.0.1:9464";
+/// Scrapes whose times are taken.
+const SCRAPES: usize = 500;
 
 /// Starts the monitor in a namespace, opens `count` connections in the clear that stay in the middle of a request, and
 /// prints what the daemon then takes.
@@ -28,20 +24,12 @@ pub fn measure(monitor: &str, count: u32) -> Result<()> {
     node.ip("link set eth0 up")?;
     outside.ip("link set wire up")?;
     let index = outside.index("wire")?;
-    let child = node.run(|| {
-        Command::new(monitor)
-            .args(["run", "--interface", "eth0", "--listen", LISTEN, "--log-level", "warn"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .spawn()
-    });
-    let mut daemon = Daemon(child.with_context(|| format!("starting {monitor}"))?);
-    await_metric(&node, &mut daemon, "api_exposure_flows_tracked", 0)?;
+    let mut daemon = Daemon::start(&node, monitor)?;
     let before = daemon.resident()?;
     // A full queue between the two drops frames; what was dropped comes again, the rest is retransmitted.
     for left in (0..ROUNDS).rev() {
         outside.run(|| send(index, count))?;
-        match await_metric(&node, &mut daemon, "api_exposure_flows_tracked", u64::from(count)) {
+        match daemon.await_metric(&node, "api_exposure_flows_tracked", u64::from(count.min(limits::FLOWS))) {
             Err(error) if left == 0 => return Err(error),
             Err(_) => {}
             Ok(()) => break,
@@ -49,80 +37,31 @@ pub fn measure(monitor: &str, count: u32) -> Result<()> {
     }
     let resident = daemon.resident()?;
     let (kernel, maps) = daemon.maps()?;
+    let (median, worst, series) = scrapes(&node)?;
     println!(
         "{}",
-        json!({ "flows": count, "resident before": before, "resident": resident, "maps": maps, "kernel": kernel })
+        json!({
+            "flows": count, "resident before": before, "resident": resident, "maps": maps, "kernel": kernel,
+            "scrape median": median, "scrape p99": worst, "series": series,
+        })
     );
     Ok(())
 }
 
-struct Daemon(Child);
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        // It is ours, and nothing of it is wanted any more.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-impl Daemon {
-    /// Bytes of resident memory.
-    fn resident(&self) -> Result<u64> {
-        let status =
-            fs::read_to_string(format!("/proc/{}/status", self.0.id())).context("reading the daemon's status")?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
-        let kilobytes: u64 = line.trim().trim_end_matches(" kB").parse().context("VmRSS")?;
-        Ok(kilobytes * 1024)
-    }
-
-    /// Bytes of the kernel's maps that the daemon holds, and how many they are.
-    fn maps(&self) -> Result<(u64, usize)> {
-        let mut seen = std::collections::BTreeMap::new();
-        for entry in
-            fs::read_dir(format!("/proc/{}/fdinfo", self.0.id())).context("reading the daemon's descriptors")?
-        {
-            let text = fs::read_to_string(entry?.path()).unwrap_or_default();
-            let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok());
-            if let (Some(id), Some(bytes)) = (field("map_id:"), field("memlock:")) {
-                seen.insert(id, bytes);
-            }
+/// Milliseconds of a scrape, as its client sees it: the median, and the 99th percentile; and how many series it has.
+fn scrapes(node: &Namespace) -> Result<(f64, f64, usize)> {
+    node.run(|| {
+        let (mut times, mut series) = (Vec::new(), 0);
+        for _ in 0..SCRAPES {
+            let began = Instant::now();
+            let text = daemon::scrape()?;
+            times.push(began.elapsed().as_secs_f64() * 1_000.0);
+            series = text.lines().filter(|line| line.starts_with("api_exposure_")).count();
         }
-        Ok((seen.values().sum(), seen.len()))
-    }
-}
-
-/// Waits until a metric without labels has this value.
-fn await_metric(node: &Namespace, daemon: &mut Daemon, name: &str, wanted: u64) -> Result<()> {
-    let began = Instant::now();
-    let mut last = String::new();
-    while began.elapsed() < PATIENCE {
-        if let Some(status) = daemon.0.try_wait()? {
-            bail!("the daemon ended: {status}");
-        }
-        if let Ok(text) = node.run(scrape) {
-            let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-            if value.and_then(|value| value.parse::<f64>().ok()) == Some(wanted as f64) {
-                return Ok(());
-            }
-            last = text
-                .lines()
-                .filter(|line| line.starts_with("api_exposure_") && !line.ends_with(" 0"))
-                .collect::<Vec<_>>()
-                .join("\n");
-        }
-        std::thread::sleep(Duration::from_millis(100));
-    }
-    bail!("{name} was not {wanted} within {} s; the last scrape:\n{last}", PATIENCE.as_secs())
-}
-
-fn scrape() -> Result<String> {
-    let mut stream = TcpStream::connect(LISTEN)?;
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n")?;
-    let mut text = String::new();
-    let mut reader = BufReader::new(stream);
-    while reader.read_line(&mut text)? > 0 {}
-    Ok(text)
+        times.sort_by(f64::total_cmp);
+        let at = |part: f64| times.get((times.len() as f64 * part) as usize).copied().unwrap_or(f64::NAN);
+        Ok((at(0.5), at(0.99), series))
+    })
 }
 
 /// Sends the handshake and the first half of a request of each connection.

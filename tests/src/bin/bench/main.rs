@@ -4,7 +4,11 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 
+mod busy;
+mod curves;
+mod daemon;
 mod flows;
+mod load;
 mod peers;
 mod program;
 mod programs;
@@ -23,6 +27,9 @@ fn main() -> ExitCode {
 fn run(arguments: &[&str]) -> Result<()> {
     match arguments {
         ["programs"] => programs::measure(),
+        ["curves"] => curves::measure(),
+        ["busy", monitor, pairs] => busy::measure(monitor, pairs.parse()?),
+        ["load", monitor, suricata, traffic] => load::measure(monitor, suricata, traffic),
         ["flows", monitor, count] => flows::measure(monitor, count.parse()?),
         _ => bail!("this is a part of `cargo xtask bench`: run that"),
     }

@@ -1,8 +1,9 @@
 //! The cost of a run of each program, beside an empty one and xdp-filter's.
 
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, BorrowedFd};
 
 use anyhow::{Context as _, Result};
+use monitor::attach::object::KernelHalf;
 use monitor::attach::object::program::{EGRESS, INGRESS, XDP};
 use monitor::watch::Watch;
 use monitor_common::{Decision, FlowKey, Role, Side, SourceClass, Verdict, flow::mapped};
@@ -16,6 +17,8 @@ use super::program::{self, best, best_in_turn, empty, in_turn, run};
 /// Flows that are known, and prefixes that are loaded.
 const FLOWS: u32 = 10_000;
 const PREFIXES: u32 = 1_000;
+/// Clients that send one SYN each.
+const FLOOD: u32 = 1_000_000;
 /// Runs over one flow's packet before the next flow's; of an XDP program more, over fewer flows: the kernel rewrites its
 /// dispatcher for each measurement (`bpf_prog_test_run_xdp` in net/bpf/test_run.c, 6.18), which takes milliseconds.
 const EACH: u32 = 200;
@@ -41,7 +44,9 @@ pub fn measure() -> Result<()> {
         let ipv6 = format!("2001:db8:{index:x}::/48").parse();
         [ipv4, ipv6].into_iter().flatten().map(|prefix| (prefix, SourceClass::Pod))
     });
-    let mut kernel = Kernel::new(&Watch::of([(frame::SERVER_PORT, Role::Secure)], prefixes))?;
+    let watch = Watch::of([(frame::SERVER_PORT, Role::Secure)], prefixes);
+    let mut kernel = Kernel::new(&watch)?;
+    let mut blind = Kernel::of(KernelHalf::load_with(false)?, &watch)?;
     let udp =
         frame::ethernet(frame::ether_type::IPV4, &frame::ipv4(frame::protocol::UDP, &frame::udp(5_000, &[0; 64])));
     let other_port = FlowKey { server_port: 443, ..frame::key_ipv4() };
@@ -78,6 +83,8 @@ pub fn measure() -> Result<()> {
         let other = Tcp { key: other_port, ..Tcp::new(side, flag::ACK, &[0; 64]) }.frame();
         put(&format!("tc {direction} udp"), best(ours.as_fd(), &udp)?);
         put(&format!("tc {direction} other port"), best(ours.as_fd(), &other)?);
+        let without = blind.half.classifier(name)?.fd()?.as_fd().try_clone_to_owned()?;
+        put(&format!("tc {direction} other port, no discovery"), best(without.as_fd(), &other)?);
         // Each flow's first payload, once; between two measurements everything is forgotten.
         let frames = frames(4, side);
         let (mut first, mut empty_once) = (f64::MAX, f64::MAX);
@@ -107,9 +114,34 @@ pub fn measure() -> Result<()> {
             (0..FLOWS).map(|index| Tcp { key: key(4, index), ..Tcp::new(side, flag::ACK, &[]) }.frame()).collect();
         put(&format!("tc {direction} acknowledgement"), best_in_turn(ours.as_fd(), &acknowledgements, EACH)?);
         anyhow::ensure!(kernel.drain().is_empty(), "a flow that is done was handed on");
+        if side == Side::Client {
+            let thousands = frames.chunks(1_000).map(|frames| in_turn(ours.as_fd(), frames, 1));
+            let thousands = thousands.collect::<Result<Vec<f64>>>()?;
+            put("tc ingress established and done, once", thousands.into_iter().fold(f64::MAX, f64::min));
+            put("tc ingress syn flood", flood(&mut kernel, ours.as_fd())?);
+        }
     }
     println!("{}", Value::Object(figures));
     Ok(())
+}
+
+/// SYNs of a million clients, each once: of the nanoseconds of a thousand the best, since the machine has other work.
+/// Not one flow more is remembered, and nothing is handed on.
+fn flood(kernel: &mut Kernel, program: BorrowedFd<'_>) -> Result<f64> {
+    let (before, mut best) = (kernel.flows(), Vec::new());
+    for thousand in 0..FLOOD / 1_000 {
+        let mut sum = 0.0;
+        for index in 0..1_000 {
+            let [_, b, c, d] = (thousand * 1_000 + index).to_be_bytes();
+            let key = FlowKey { client: mapped([11, b, c, d]), ..frame::key_ipv4() };
+            sum += f64::from(run(program, &Tcp { key, ..Tcp::new(Side::Client, flag::SYN, &[]) }.frame(), 1)?);
+        }
+        best.push(sum / 1_000.0);
+    }
+    let records = kernel.drain().len();
+    anyhow::ensure!(kernel.flows() == before && records == 0, "a SYN left {records} records, or a flow");
+    best.sort_by(f64::total_cmp);
+    best.first().copied().context("no SYN was sent")
 }
 
 /// While the kernel counts what programs take, that is most of what they take.
@@ -140,7 +172,7 @@ fn key(version: u32, index: u32) -> FlowKey {
 }
 
 /// Payload of the size of a TLS hello: a record that begins a handshake.
-fn hello() -> Vec<u8> {
+pub fn hello() -> Vec<u8> {
     let mut hello = vec![22, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3];
     hello.resize(517, 0x5a);
     hello

@@ -14,6 +14,11 @@ use super::play;
 pub struct Matrix(BTreeMap<(String, String), u64>);
 
 impl Matrix {
+    /// Nothing yet.
+    pub const fn new() -> Self {
+        Self(BTreeMap::new())
+    }
+
     /// Counts one more.
     pub fn add(&mut self, truth: &str, said: &str) {
         *self.0.entry((truth.to_owned(), said.to_owned())).or_default() += 1;
@@ -70,6 +75,10 @@ pub struct Outcome {
     pub certificates: Matrix,
     /// Of the first request over HTTP/2.
     pub first_requests: Matrix,
+    /// As the monitor itself counts it, where the probe knows better.
+    pub agreement: Matrix,
+    /// Requests of which exact evidence was compared, one by one.
+    pub exact: usize,
     /// What was not as it has to be, a line each.
     pub failures: Vec<String>,
 }

@@ -72,7 +72,15 @@ pub struct Node {
 
 impl Node {
     /// Starts a node and waits until it is ready. `first` is the cluster's first node, for all others.
-    pub fn start(kind: &Kind, network: &Network, folder: &Path, name: &str, host: u8, role: Role, first: Option<&Self>) -> Result<Self> {
+    pub fn start(
+        kind: &Kind,
+        network: &Network,
+        folder: &Path,
+        name: &str,
+        host: u8,
+        role: Role,
+        first: Option<&Self>,
+    ) -> Result<Self> {
         let state = folder.join(name);
         fs::create_dir_all(state.join("pki")).with_context(|| format!("cannot create {}", state.display()))?;
         let ip = network::address(host);
@@ -98,8 +106,15 @@ impl Node {
         let log = File::create(state.join("node.log")).context("cannot write node.log")?;
         let mut anchor = Command::new("unshare");
         anchor.args(["--fork", "--kill-child", "bash", "-c", enter, "node", &namespace]).arg(&script);
-        anchor.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("STATE", &state).env("BINARIES", &kind.binaries);
-        anchor.env("GROUPS_OF_NODE", groups.paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(" "));
+        anchor
+            .env_clear()
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .env("STATE", &state)
+            .env("BINARIES", &kind.binaries);
+        anchor.env(
+            "GROUPS_OF_NODE",
+            groups.paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(" "),
+        );
         anchor.envs([("ROLE", role.word()), ("NAME", name), ("IP", &ip), ("FIRST_IP", &first_ip), ("API_IP", &api_ip)]);
         anchor.envs([("POD_CIDR", network::pods(host).as_str()), ("CGROUP", groups.version), ("IMAGES", &images)]);
         anchor.envs([("PAUSE_IMAGE", kind.pause.as_str()), ("API_IMAGE", &kind.api_server)]);
@@ -243,6 +258,27 @@ impl Groups {
         }
         Ok(Self { version: if unified { "v2" } else { "v1" }, paths })
     }
+}
+
+/// The groups whose names begin so, in any hierarchy: those of a run that was killed.
+pub fn groups_of(prefix: &str) -> Vec<PathBuf> {
+    fn look(folder: &Path, prefix: &str, depth: u32, found: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                continue;
+            }
+            let name = entry.file_name();
+            if name.to_string_lossy().strip_prefix(prefix).is_some_and(|rest| rest.starts_with('-')) {
+                found.push(entry.path());
+            } else if depth > 0 {
+                look(&entry.path(), prefix, depth - 1, found);
+            }
+        }
+    }
+    let mut found = Vec::new();
+    // A hierarchy, and the groups that this kind of machine may put its users' processes into.
+    look(Path::new("/sys/fs/cgroup"), prefix, 5, &mut found);
+    found
 }
 
 /// Ends every process in these groups and below.

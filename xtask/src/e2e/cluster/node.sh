@@ -80,7 +80,6 @@ for chain in PREROUTING OUTPUT; do
     iptables -t nat -A $chain -d "$SERVICE_IP" -p tcp --dport 443 -j DNAT --to-destination "$API_IP:6443" ||
         fail "iptables cannot translate addresses here: is nf_tables or ip_tables built into this kernel?"
 done
-iptables -t nat -A POSTROUTING -s "$POD_CIDR" ! -d 10.244.0.0/16 -j MASQUERADE
 
 # Certificates, under kubeadm's names.
 authority() {
