@@ -13,11 +13,11 @@ mod apiservers;
 mod audit;
 pub mod binaries;
 mod cluster;
-mod control_plane;
-mod credentials;
+pub mod control_plane;
+pub mod credentials;
 mod hardening;
 mod module_file;
-mod monitor;
+pub mod monitor;
 
 /// Runs the monitor beside real API servers with real clients, and in a real cluster. Needs root.
 #[derive(clap::Args)]
