@@ -74,6 +74,9 @@ fn processes(places: &Places, report: &mut Report) -> Vec<rules::Server> {
     let mut servers = Vec::new();
     for server in &found {
         let subject = format!("kube-apiserver (process {})", server.process);
+        if server.identity.as_ref().is_err_and(|refusal| refusal.reason == NotProbed::Elsewhere) {
+            continue;
+        }
         if server.component == Component::Embedded {
             let words =
                 format!("{} (process {}) sets its API server's flags itself", server.executable, server.process);
@@ -107,6 +110,12 @@ fn proxies(proc: &Path) -> Vec<super::Finding> {
     let folders = fs::read_dir(proc).into_iter().flatten().flatten();
     let judged = folders.filter_map(|entry| {
         let process = entry.file_name().to_str()?.parse().ok()?;
+        // One of another network is none of what is watched here.
+        let network = |folder: &Path| fs::read_link(folder.join("ns/net")).ok();
+        let elsewhere = network(&entry.path()).is_some_and(|its| Some(its) != network(Path::new("/proc/self")));
+        if elsewhere {
+            return None;
+        }
         proxy::judge(process, &process::command_line(&entry.path())?)
     });
     judged.take(PROXIES).collect()
