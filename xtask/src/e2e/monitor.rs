@@ -147,6 +147,12 @@ impl Scrape {
         counts
     }
 
+    /// Whether the monitor has such a metric.
+    pub fn has(&self, metric: &str) -> bool {
+        let line = format!("# TYPE {metric} ");
+        self.0.lines().any(|other| other.starts_with(&line))
+    }
+
     /// The sum over all of them.
     pub fn sum(&self, metric: &str, with: &[(&str, &str)]) -> u64 {
         self.sums(metric, with, &[]).values().sum()
@@ -174,6 +180,8 @@ mod tests {
         assert_eq!(scrape.sums("a_total", &[], &["source"]), Counts::from([(vec!["pod".to_owned()], 5)]));
         assert_eq!(scrape.sum("a_total", &[("verb", "get")]), 2);
         assert_eq!(scrape.sum("b", &[]), 4);
+        let typed = Scrape("# TYPE a_total counter\n".to_owned());
+        assert!(typed.has("a_total") && !typed.has("a"));
         assert_eq!(label("{resource=\"x\",source=\"pod\"} 1", "source"), Some("pod"));
         assert_eq!(label("{resource=\"x\"} 1", "source"), None);
     }

@@ -18,8 +18,6 @@ use walk::{Act, Walk};
 
 /// Where the page goes.
 const PAGE: &str = "docs/hardening.md";
-/// An address of the control plane that everybody can reach and that its certificate does not name.
-const PUBLIC: &str = "198.51.100.10";
 
 /// Runs the walk with this monitor.
 pub fn run(binary: &Path) -> Result<()> {
@@ -44,8 +42,6 @@ const INTRODUCTION: &str = "# Closing an API server, step by step\n\n\
     `cargo xtask e2e hardening` has written this page while it did all of it, and fails when anything is not as it says \
     here. The control plane is 192.168.56.10, a worker is 192.168.56.11, the outside host is 203.0.113.7; times and \
     clients' ports are left out.";
-
-const SECRETS: &str = "/api/v1/namespaces/kube-system/secrets";
 
 /// curl, which also tells the status and its port.
 fn curl<'a>(host: Host, shown: &'a str, says: &'a str) -> Act<'a> {
@@ -229,13 +225,11 @@ fn node_restriction(walk: &mut Walk) -> Result<()> {
     walk.say("### A server without the plugin\n\nThe same credential labels what it likes.");
     walk.server(CURRENT, &["--enable-admission-plugins=NamespaceLifecycle"])?;
     nodes(walk)?;
-    for shown in
-        ["kubectl label node other zone=a", "kubectl label node worker node-restriction.kubernetes.io/trusted=yes"]
-    {
-        let mut act = kubectl(walk, Host::Worker, shown, "labeled");
-        act.words.push("--kubeconfig=kubelet.kubeconfig".to_owned());
-        walk.act(&act)?;
-    }
+    let shown = "kubectl label node worker node-restriction.kubernetes.io/trusted=yes";
+    let mut act = kubectl(walk, Host::Worker, shown, "labeled");
+    act.words.push("--kubeconfig=kubelet.kubeconfig".to_owned());
+    walk.act(&act)?;
+    walk.act(&curl(Host::Worker, OTHER_NODE, "200 Node"))?;
     walk.shows(&["192.168.56.11 client_certificate=presented"])?;
     walk.finds(&["node_restriction_missing"], &[])
 }
