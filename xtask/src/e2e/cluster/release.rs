@@ -119,7 +119,8 @@ impl<'a> Release<'a> {
             .pods(columns)?
             .iter()
             .filter_map(|line| line.split_whitespace().collect::<Vec<_>>().try_into().ok())
-            .filter_map(|[node, ready]: [&str; 2]| (ready == "True").then(|| node.to_owned()))
+            .filter(|[_, ready]: &[&str; 2]| *ready == "True")
+            .map(|[node, _]| node.to_owned())
             .collect();
         nodes.sort();
         Ok(nodes)
