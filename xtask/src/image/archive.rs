@@ -25,6 +25,8 @@ pub struct Image<'a> {
     pub arguments: &'a [&'a str],
     /// The TCP port that it listens at.
     pub port: Option<u16>,
+    /// Whether its layer is compressed; where it only goes from one folder to another it need not be.
+    pub compressed: bool,
     /// Labels, which are the OCI manifest's annotations too.
     pub labels: &'a [(&'static str, String)],
 }
@@ -33,7 +35,12 @@ pub struct Image<'a> {
 pub fn docker_archive(image: &Image<'_>) -> Result<Vec<u8>> {
     let created = timestamp(image.created);
     let files = layer(image.files)?;
-    let layer = compressed(&files)?;
+    let layer = if image.compressed { compressed(&files)? } else { files.clone() };
+    let layer_type = if image.compressed {
+        "application/vnd.oci.image.layer.v1.tar+gzip"
+    } else {
+        "application/vnd.oci.image.layer.v1.tar"
+    };
     let labels: Map<String, Value> =
         image.labels.iter().map(|(name, value)| ((*name).to_owned(), Value::from(value.as_str()))).collect();
     let mut annotations = labels.clone();
@@ -62,7 +69,7 @@ pub fn docker_archive(image: &Image<'_>) -> Result<Vec<u8>> {
         "schemaVersion": 2,
         "mediaType": "application/vnd.oci.image.manifest.v1+json",
         "config": descriptor("application/vnd.oci.image.config.v1+json", &config),
-        "layers": [descriptor("application/vnd.oci.image.layer.v1.tar+gzip", &layer)],
+        "layers": [descriptor(layer_type, &layer)],
         "annotations": annotations,
     }))?;
     let mut in_index = descriptor("application/vnd.oci.image.manifest.v1+json", &manifest);
@@ -200,6 +207,7 @@ mod tests {
             files: &[("usr/bin/test", b"binary")],
             arguments: &["run"],
             port: Some(9464),
+            compressed: true,
             labels: &labels,
         };
         docker_archive(&image).unwrap()

@@ -110,6 +110,7 @@ fn build(steps: &mut Steps, name: &str, target: &str) -> Result<Vec<u8>> {
         files: &[("usr/bin/api-exposure-monitor", &binary)],
         arguments: &["run"],
         port: Some(9464),
+        compressed: true,
         labels: &labels()?,
     })
 }
