@@ -1,5 +1,4 @@
 //! The program as people and systemd run it: it starts, follows the interfaces, and leaves nothing behind.
-#![expect(clippy::unwrap_used, reason = "what a test cannot do without fails it")]
 
 #[path = "daemon/process.rs"]
 mod process;

@@ -4,7 +4,6 @@
 //! watched end, a server's go out. Records come through the kernel's programs and its ring buffer, decisions go back
 //! through its table; the pipeline is the same. So the lines and every counter must be the same, whichever hooks are
 //! attached. Where they differ, one of the two halves lies.
-#![expect(clippy::unwrap_used, reason = "what a test cannot do without fails it")]
 
 #[path = "equals/live.rs"]
 mod live;

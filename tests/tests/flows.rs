@@ -1,6 +1,5 @@
 //! Sequences of segments through parse, select and track, in the kernel and natively: both have to make the same
 //! records of them, one by one.
-#![expect(clippy::unwrap_used, reason = "what a test cannot do without fails it")]
 
 mod flows {
     pub mod both;

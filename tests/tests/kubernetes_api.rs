@@ -1,5 +1,4 @@
 //! What the Kubernetes API says reaches the kernel's tables while packets come by: against a stand-in for it.
-#![expect(clippy::unwrap_used, reason = "what a test cannot do without fails it")]
 
 #[path = "kubernetes_api/server.rs"]
 mod server;

@@ -1,5 +1,4 @@
 //! The kernel's programs attached to interfaces of a namespace of their own, under real connections.
-#![expect(clippy::unwrap_used, reason = "what a test cannot do without fails it")]
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};

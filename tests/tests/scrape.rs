@@ -1,5 +1,4 @@
 //! The whole scrape of `replay --output metrics` over a few captures.
-#![expect(clippy::unwrap_used, reason = "what a test cannot do without fails it")]
 
 use std::io::Write as _;
 use std::path::Path;
