@@ -40,14 +40,13 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     }
     setup::ensure(&[Group::Test])?;
     check()?;
-    let mut cargo = workspace::cargo();
-    cargo.args(["test", "--quiet", "--locked", "--package", "monitor-tests", "--test", "dashboards"]);
-    ensure!(cargo.status().context("cannot start cargo")?.success(), "rules or dashboards name what the code has not");
-    schema::check()?;
     if arguments.pictures {
         pictures::draw(arguments.binary.as_deref())?;
     }
-    Ok(())
+    let mut cargo = workspace::cargo();
+    cargo.args(["test", "--quiet", "--locked", "--package", "monitor-tests", "--test", "dashboards"]);
+    ensure!(cargo.status().context("cannot start cargo")?.success(), "rules or dashboards name what the code has not");
+    schema::check()
 }
 
 /// What needs nothing but promtool: `cargo xtask test` does this, and runs the test of names with all others.
