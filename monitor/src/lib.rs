@@ -10,6 +10,7 @@ pub mod classify;
 mod clock;
 pub mod commands;
 pub mod config;
+pub mod configuration;
 pub mod discover;
 pub mod discovery;
 pub mod export;

@@ -1,5 +1,6 @@
 //! `run --audit-log`: what the API server writes is counted once, joined with connections and told, over rotations and
 //! restarts; and what cannot be followed is told and tried again.
+#![expect(clippy::unwrap_used, reason = "what a test cannot do without fails it")]
 
 use std::cell::Cell;
 use std::fs::{self, File, OpenOptions};

@@ -101,7 +101,7 @@ fn replayed(capture: &Written, settings: &Settings) -> Told {
             told.connections.push((connection.destination.port, paths, connection.exposures.clone()));
         }
         Event::Exposure(..) => told.exposures += 1,
-        Event::Request(..) | Event::Anonymous(_) => {}
+        Event::Request(..) | Event::Anonymous(_) | Event::Probing(_) | Event::Finding(_) => {}
         Event::Port(change) => told.ports.push((change.port, change.state)),
     })
     .unwrap();

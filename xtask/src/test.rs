@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::e2e::binaries;
 use crate::setup::{self, Group};
-use crate::{build, chart, dashboards, demo, interrupt, tidy, vm, workspace};
+use crate::{build, chart, dashboards, demo, e2e, interrupt, tidy, vm, workspace};
 
 /// Packages whose `#[ignore = "needs root"]` tests are run by root.
 const PRIVILEGED: [&str; 2] = ["monitor-tests", "xtask"];
@@ -59,6 +59,15 @@ pub fn run(_: &Arguments) -> Result<()> {
 
     heading("the main job, on real traffic");
     count += counted("demo", build::binary().and_then(|()| demo::main_job(demo::Keep::Nothing)));
+
+    heading("real API servers, with real clients");
+    if root {
+        println!("their programs are built from Go modules the first time, which takes some ten minutes, and are kept");
+        count += counted("e2e apiservers", e2e::quick());
+    } else {
+        println!("skipped: network namespaces need root");
+        count += Count { skipped: 1, ..Count::default() };
+    }
 
     if root && kernels_wanted() {
         heading("the kernel half on other kernels");

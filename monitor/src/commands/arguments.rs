@@ -9,6 +9,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::classify::ExposureKind;
 use crate::config::{Output, SettingsArgs};
+use crate::configuration::Severity;
 use crate::export::Filter;
 
 /// Tells from packets who reaches a Kubernetes API server, from where, over what and with which credential.
@@ -104,6 +105,12 @@ impl ReplayArgs {
 #[derive(Args, Clone, Debug)]
 #[command(mut_arg("output", |output| formats(output, CheckArgs::FORMATS)))]
 pub struct CheckArgs {
+    /// Only judge the API server's configuration.
+    #[arg(long)]
+    pub configuration_only: bool,
+    /// End with code 3 where the configuration has a finding of this severity or worse; `never`: whatever it has.
+    #[arg(long, value_name = "SEVERITY", default_value = "high", value_parser = severities())]
+    pub fail_on: String,
     /// The settings.
     #[command(flatten)]
     pub settings: SettingsArgs,
@@ -112,6 +119,10 @@ pub struct CheckArgs {
 impl CheckArgs {
     /// What it prints, the default first.
     pub const FORMATS: &[Output] = &[Output::Table, Output::Json];
+}
+
+fn severities() -> PossibleValuesParser {
+    PossibleValuesParser::new(Severity::ALL.iter().map(|severity| severity.label()).chain(["never"]))
 }
 
 /// The setting `output` with the formats of this command.

@@ -1,6 +1,7 @@
 //! `check`: what would work here and what not, before anything is attached.
 
 mod audit;
+mod configuration;
 mod probe;
 
 use std::io::{self, Write as _};
@@ -20,6 +21,7 @@ use crate::attach::interfaces::{self, Interface, Patterns};
 use crate::attach::object::{KernelHalf, program};
 use crate::attach::{privileges, traffic_control};
 use crate::config::{DiscoveryMode, Output, Settings};
+use crate::configuration::Severity;
 use crate::discovery::{Cluster, Object, Progress, ThisNode, local};
 use crate::export::Metrics;
 
@@ -31,6 +33,8 @@ const TCX: KernelVersion = KernelVersion::new(6, 6, 0);
 
 /// The Kubernetes API is waited for so long.
 const CLUSTER: Duration = Duration::from_secs(10);
+
+pub use configuration::Exposed;
 
 closed_set! {
     /// How a check came out.
@@ -53,6 +57,9 @@ struct Finding {
     status: Status,
     /// What was found, and the way out where it is not well.
     found: String,
+    /// About the API server's configuration: all that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    configuration: Option<crate::configuration::Finding>,
 }
 
 fn word<S: serde::Serializer>(status: &Status, serializer: S) -> Result<S::Ok, S::Error> {
@@ -63,10 +70,15 @@ fn word<S: serde::Serializer>(status: &Status, serializer: S) -> Result<S::Ok, S
 ///
 /// # Errors
 /// Something does not: `run` would fail.
-pub fn run(_args: &CheckArgs, settings: Settings) -> anyhow::Result<()> {
+pub fn run(args: &CheckArgs, settings: Settings) -> anyhow::Result<()> {
     let output = settings.output_of("check", CheckArgs::FORMATS)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let findings = runtime.context("starting the async runtime")?.block_on(look(&settings))?;
+    let mut findings = Vec::new();
+    if !args.configuration_only {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        findings = runtime.context("starting the async runtime")?.block_on(look(&settings))?;
+    }
+    let report = configuration::look(&settings);
+    findings.extend(configuration::lines(&report));
     let mut out = io::stdout().lock();
     match output {
         Output::Json => {
@@ -75,7 +87,7 @@ pub fn run(_args: &CheckArgs, settings: Settings) -> anyhow::Result<()> {
         }
         _ => {
             let width = findings.iter().map(|finding| finding.check.len()).max().unwrap_or(0);
-            for Finding { check, status, found } in &findings {
+            for Finding { check, status, found, .. } in &findings {
                 writeln!(out, "{check:width$}  {:7}  {found}", status.label())?;
             }
         }
@@ -83,7 +95,7 @@ pub fn run(_args: &CheckArgs, settings: Settings) -> anyhow::Result<()> {
     out.flush()?;
     let failed = findings.iter().filter(|finding| finding.status == Status::Failed).count();
     anyhow::ensure!(failed == 0, "{failed} of {} checks failed", findings.len());
-    Ok(())
+    configuration::judge(&report, Severity::from_label(&args.fail_on))
 }
 
 async fn look(settings: &Settings) -> anyhow::Result<Vec<Finding>> {
@@ -106,7 +118,7 @@ async fn look(settings: &Settings) -> anyhow::Result<Vec<Finding>> {
 }
 
 fn finding(check: impl Into<String>, status: Status, found: impl Into<String>) -> Finding {
-    Finding { check: check.into(), status, found: found.into() }
+    Finding { check: check.into(), status, found: found.into(), configuration: None }
 }
 
 fn kernel() -> Finding {

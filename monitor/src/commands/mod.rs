@@ -22,6 +22,9 @@ const FAILURE: u8 = 1;
 /// Exit code of a command line that cannot be read; clap's own.
 const USAGE: u8 = 2;
 
+/// Exit code of `check` where the configuration has findings that matter.
+const EXPOSED: u8 = 3;
+
 /// Reads the command line and runs the command. What goes wrong is one line on stderr.
 pub fn main() -> ExitCode {
     let arguments = match parse(std::env::args_os()) {
@@ -37,6 +40,7 @@ pub fn main() -> ExitCode {
     match dispatch(&arguments.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) if error.downcast_ref::<check::Exposed>().is_some() => fail(EXPOSED, &format!("{error}")),
         Err(error) => {
             let usage = error.downcast_ref::<ConfigError>().is_some_and(ConfigError::is_usage);
             fail(if usage { USAGE } else { FAILURE }, &format!("error: {error:#}"))

@@ -10,8 +10,11 @@ use tokio::sync::watch;
 use super::arguments::RunArgs;
 use crate::attach::Policy;
 use crate::config::Settings;
+use crate::configuration::system::Places;
+use crate::configuration::{self, Finding};
 use crate::export::{Events, Health, Metrics, Server};
 use crate::live;
+use crate::pipeline::Event;
 
 /// Runs until SIGINT or SIGTERM.
 ///
@@ -37,6 +40,11 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     let serving = tokio::spawn(server.run(Arc::clone(&metrics), events.clone(), Arc::clone(&health), ended.clone()));
 
     let policy = Policy { xdp_generic: settings.xdp_generic, tcx: settings.tcx };
+    let places = Places { proc: "/proc".into(), manifest: settings.manifest.clone() };
+    let tell = events.clone();
+    let tell = move |finding: &Finding| tell.publish(&Event::Finding(finding));
+    let audit = tokio::spawn(configuration::follow::follow(places, Arc::clone(&metrics), tell, ended.clone()));
+
     let publish = events.clone();
     let live = live::run(&settings, policy, metrics, health, move |event| publish.publish(&event), ended);
     let mut live = std::pin::pin!(live);
@@ -46,6 +54,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         _ = terminate.recv() => { shutdown.send_replace(true); live.await }
     };
     shutdown.send_replace(true);
+    audit.await.context("the reader of the API server's configuration panicked")?;
     serving.await.context("the HTTP server panicked")?;
     outcome
 }

@@ -105,6 +105,9 @@ settings! {
     discovery: DiscoveryMode, One<Word<DiscoveryMode>> = "auto", "auto|kubernetes|none";
     /// Kubeconfig with the credentials for that; otherwise those of the pod's service account are taken.
     kubeconfig: Option<PathBuf>, Maybe<File> = "", "FILE";
+    /// Static pod manifest of the API server, whose configuration is judged where its process is not seen; kubeadm's,
+    /// where there is one.
+    manifest: Option<PathBuf>, Maybe<AbsolutePath> = "", "PATH";
     /// How results are printed; each command has its own formats and default.
     output: Option<Output>, Maybe<Word<Output>> = "", "FORMAT";
 }

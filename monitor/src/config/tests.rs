@@ -50,6 +50,7 @@ fn defaults() {
         audit_state: None,
         discovery: DiscoveryMode::Auto,
         kubeconfig: None,
+        manifest: None,
         output: None,
     };
     assert_eq!(Settings::default(), expected);
@@ -82,6 +83,7 @@ const SAME: &[(&[&str], &str)] = &[
     (&["--audit-state", "/var/lib/monitor/audit.state"], "audit_state = '/var/lib/monitor/audit.state'"),
     (&["--discovery", "none"], "discovery = 'none'"),
     (&["--kubeconfig", "/etc/kubernetes/monitor.conf"], "kubeconfig = '/etc/kubernetes/monitor.conf'"),
+    (&["--manifest", "/etc/kubernetes/manifests/a.yaml"], "manifest = '/etc/kubernetes/manifests/a.yaml'"),
     (&["--output", "json"], "output = 'json'"),
 ];
 

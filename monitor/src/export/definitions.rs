@@ -12,6 +12,7 @@ use crate::audit::follower::Change;
 use crate::audit::log::AuditKind;
 use crate::audit::node_restriction::{NodeRefusal, NodeResource};
 use crate::classify::{ExposureKind, Outcome, PathClass, Verb};
+use crate::configuration::{AnonymousMode, FindingKind, Severity, Source};
 use crate::discover::CandidateOutcome;
 use crate::discovery::{Object, Reason};
 use crate::inspect::{ClientCertificate, Credential, Evidence, FirstRequest, Protocol, TlsHandshake, Unclassified};
@@ -257,6 +258,17 @@ definitions! {
         "Lines that were written for readers of /events, each once however many readers took it.";
     EVENT_LINES_LOST = Counter(present) "api_exposure_event_lines_lost_total" []
         "Lines that readers of /events did not get because they read too slowly, summed over the readers.";
+
+    CONFIGURATION_FINDING = Gauge "api_exposure_configuration_finding" [Label { name: "finding", words: words!(FindingKind) }, Label { name: "severity", words: words!(Severity) }]
+        "1 where the API server's configuration has this finding, 0 where it was looked at and is fine; absent where it cannot be told. The command check says what was read where and what to do.";
+    CONFIGURATION_UNREADABLE = Gauge "api_exposure_configuration_unreadable" [Label { name: "source", words: words!(Source) }]
+        "What of the API server's configuration could not be read; the log and the command check say why. Absent where all could.";
+    CONFIGURATION_CHECKED = Gauge "api_exposure_configuration_checked_timestamp_seconds" []
+        "When the API server's configuration was read last, in seconds since 1970 in UTC.";
+    ANONYMOUS_AUTH_MODE = Gauge "api_exposure_anonymous_auth_mode" [Label { name: "mode", words: words!(AnonymousMode) }]
+        "1 for who is let in without a credential by the API server's configuration: all, paths (some paths alone), off or unknown. Of several API servers the most open one; absent where none was found.";
+    SERVING_CERTIFICATE_EXPIRY = Gauge "api_exposure_serving_certificate_expiry_timestamp_seconds" []
+        "When the API server's serving certificate ends, in seconds since 1970 in UTC; of several the earliest. Absent where none was read.";
 
     PROBE_ATTACHED = Gauge(present) "api_exposure_probe_attached" [Label { name: "component", words: words!(Component) }]
         "API servers' processes whose anonymous authenticator is probed now, by what runs them: kube_apiserver, or embedded in k3s, RKE2 or MicroK8s.";

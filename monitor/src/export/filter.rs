@@ -34,6 +34,8 @@ impl Filter {
                     && (self.role.is_empty() || flow.as_ref().is_some_and(|(_, to)| self.role.contains(&to.role)))
                     && (self.exposure.is_empty() || exposures.iter().any(|kind| self.exposure.contains(kind)))
             }
+            // It has no source, role or exposure to be chosen by.
+            Event::Finding(_) => self.source.is_empty() && self.exposure.is_empty() && self.role.is_empty(),
             Event::Probing(probing) => {
                 self.role.is_empty()
                     && (self.source.is_empty() || self.source.contains(&probing.class))

@@ -3,17 +3,21 @@
 //! Absent knowledge is `null` or the word `unknown`, never a default that looks like knowledge. Names may be added, not
 //! changed. No query, token or body is ever in a line: the stages before do not keep them.
 
+mod evidence;
+
 use std::net::IpAddr;
+use std::time::SystemTime;
 
 use monitor_common::Role;
 use serde::{Serialize, Serializer};
 
 use super::time::Timestamp;
 use super::{FirstRequestFacts, alpn_evidence, first_request};
-use crate::anonymous::AnonymousRequest;
-use crate::classify::{Connection, ExposureKind, PROBING_REFUSALS, PROBING_WINDOW, Probing, RequestMeaning};
+use crate::classify::{Connection, ExposureKind, RequestMeaning};
+use crate::configuration::Finding;
 use crate::inspect::{Credential, Evidence, Request, TlsObservation};
 use crate::pipeline::{Event, PortChange};
+use evidence::{AnonymousLine, ProbingLine};
 
 /// Appends the event's line, its newline included. Nothing is appended for a request that the connection does not list.
 pub fn write_event(lines: &mut Vec<u8>, event: &Event<'_>) -> serde_json::Result<()> {
@@ -47,6 +51,12 @@ pub fn write_event(lines: &mut Vec<u8>, event: &Event<'_>) -> serde_json::Result
             lines.push(b'\n');
             Ok(())
         }
+        Event::Finding(finding) => {
+            let line = FindingLine { r#type: "finding", time: Timestamp(SystemTime::now()), finding };
+            serde_json::to_writer(&mut *lines, &line)?;
+            lines.push(b'\n');
+            Ok(())
+        }
         Event::Port(PortChange { time, port, state }) => {
             let line = PortLine {
                 r#type: "port",
@@ -60,6 +70,15 @@ pub fn write_event(lines: &mut Vec<u8>, event: &Event<'_>) -> serde_json::Result
             Ok(())
         }
     }
+}
+
+/// A finding about the API server's configuration.
+#[derive(Serialize)]
+struct FindingLine<'a> {
+    r#type: &'static str,
+    time: Timestamp,
+    #[serde(flatten)]
+    finding: &'a Finding,
 }
 
 /// Appends the connection's line, its newline included.
@@ -123,98 +142,6 @@ struct PortLine {
     port: u16,
     role: &'static str,
     state: &'static str,
-}
-
-/// A request without a credential of which the API server itself told.
-#[derive(Serialize)]
-struct AnonymousLine<'a> {
-    r#type: &'static str,
-    time: Timestamp,
-    /// `null` where no connection was seen.
-    interface: Option<&'a str>,
-    source: ClientObject,
-    /// `null` where no connection was seen.
-    destination: Option<DestinationObject>,
-    method: &'a str,
-    path: &'a str,
-    verb: &'static str,
-    resource: Option<&'a str>,
-    subresource: Option<&'a str>,
-    namespace: Option<&'a str>,
-    path_class: &'static str,
-    decision: &'static str,
-    evidence: &'static str,
-    exposures: Exposures<'a>,
-}
-
-/// A burst of refused requests: an exposure of an address, not of a connection.
-#[derive(Serialize)]
-struct ProbingLine {
-    r#type: &'static str,
-    time: Timestamp,
-    interface: Option<&'static str>,
-    source: ClientObject,
-    destination: Option<DestinationObject>,
-    kind: &'static str,
-    evidence: &'static str,
-    /// So many refusals at least came within the window.
-    refusals: usize,
-    window_seconds: u64,
-}
-
-impl ProbingLine {
-    fn new(probing: &Probing) -> Self {
-        Self {
-            r#type: "exposure",
-            time: Timestamp(probing.time),
-            interface: None,
-            source: ClientObject { ip: Some(probing.ip), port: None, class: probing.class.label() },
-            destination: None,
-            kind: ExposureKind::AnonymousProbing.label(),
-            evidence: probing.evidence.label(),
-            refusals: PROBING_REFUSALS,
-            window_seconds: PROBING_WINDOW.as_secs(),
-        }
-    }
-}
-
-/// The client as the API server knows it.
-#[derive(Serialize)]
-struct ClientObject {
-    ip: Option<IpAddr>,
-    port: Option<u16>,
-    class: &'static str,
-}
-
-impl<'a> AnonymousLine<'a> {
-    fn new(joined: &'a AnonymousRequest) -> Self {
-        let AnonymousRequest { request, class, flow, exposures, .. } = joined;
-        Self {
-            r#type: "anonymous_request",
-            time: Timestamp(request.time),
-            interface: flow.as_ref().and_then(|(interface, _)| interface.as_deref()),
-            source: ClientObject {
-                ip: request.ip,
-                port: request.port,
-                class: class.map_or("unknown", |class| class.label()),
-            },
-            destination: flow.as_ref().map(|(_, to)| DestinationObject {
-                ip: to.ip,
-                port: to.port,
-                role: to.role.label(),
-            }),
-            method: &request.method,
-            path: &request.path,
-            verb: request.meaning.verb.label(),
-            resource: request.meaning.resource.as_deref(),
-            subresource: request.meaning.subresource.as_deref(),
-            namespace: request.meaning.namespace.as_deref(),
-            path_class: request.meaning.path_class.label(),
-            decision: request.decision.label(),
-            evidence: request.evidence.label(),
-            exposures: Exposures(exposures),
-        }
-    }
 }
 
 #[derive(Serialize)]

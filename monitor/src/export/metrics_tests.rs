@@ -7,8 +7,15 @@ use monitor_common::{PacketCount, PacketKind, Role, Skip, SourceClass};
 use super::super::examples::{anonymous_over_tls, evident, plaintext, silent};
 use super::super::kernel::KernelCounts;
 use super::*;
-use crate::anonymous::Actual;
+use crate::anonymous::{Actual, Agreement};
+use crate::audit::event::UnauthenticatedReason;
+use crate::audit::follower::Change;
+use crate::audit::log::AuditKind;
+use crate::audit::node_restriction::{NodeRefusal, NodeResource};
+use crate::configuration::{AnonymousMode, Finding, FindingKind, Report, Source};
 use crate::discover::CandidateOutcome;
+use crate::probe::ProbeLoss;
+use crate::probe::process::Component;
 
 /// Set to any value, this variable makes the test write the golden scrape instead of comparing with it.
 const WRITE_GOLDEN: &str = "API_EXPOSURE_WRITE_GOLDEN";
@@ -65,6 +72,7 @@ fn prepared() -> Metrics {
     metrics.set_probed(Component::ApiServer, 2, 1);
     metrics.set_probe_lost(ProbeLoss::QueueFull, 3);
     metrics.self_test(true, SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_795_453_200));
+    metrics.configuration(&configuration(), SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_795_453_300));
     metrics.set_event_readers(1);
     metrics.event_reader_refused();
     metrics.event_line();
@@ -81,6 +89,26 @@ fn prepared() -> Metrics {
     counts.programs = vec![("xdp_count".into(), 14, 1_500), ("tc_read".into(), 28, 2_500_000_000)];
     metrics.set_kernel_source(Some(Arc::new(Fixed(counts))));
     metrics
+}
+
+/// A server that lets anonymous requests in, and whose manifest could not be read beside it.
+fn configuration() -> Report {
+    let finding = |kind: FindingKind, found: bool| Finding {
+        kind,
+        found,
+        severity: kind.severity(),
+        cis: kind.cis(),
+        subject: "kube-apiserver (process 1)".into(),
+        evidence: "a flag".into(),
+        advice: None,
+    };
+    Report {
+        findings: vec![finding(FindingKind::AnonymousAuthEnabled, true), finding(FindingKind::TokenAuthFile, false)],
+        unreadable: vec![(Source::Manifest, "it is no YAML of a pod".into())],
+        subjects: vec!["kube-apiserver (process 1)".into()],
+        anonymous: Some(AnonymousMode::All),
+        certificate_ends: Some(1_826_989_200),
+    }
 }
 
 #[test]

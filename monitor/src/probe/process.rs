@@ -99,9 +99,7 @@ pub fn find(proc: &Path) -> io::Result<Vec<Server>> {
 
 /// The process in this folder of `/proc`, if it is an API server.
 fn look_at(folder: &Path, process: u32) -> Option<Server> {
-    let mut line = Vec::new();
-    File::open(folder.join("cmdline")).ok()?.take(COMMAND_LINE).read_to_end(&mut line).ok()?;
-    let arguments = arguments(&line);
+    let arguments = command_line(folder)?;
     let path = folder.join("exe");
     let link = fs::read_link(&path).ok().map(|link| link.to_string_lossy().into_owned());
     let executable = link.as_deref().map(|link| link.strip_suffix(" (deleted)").unwrap_or(link));
@@ -117,6 +115,13 @@ fn look_at(folder: &Path, process: u32) -> Option<Server> {
         authentication_configuration: argument(&arguments, "authentication-config").is_some(),
         endpoint: endpoint(component, &arguments),
     })
+}
+
+/// The command line of the process in this folder of `/proc`, the program's name first; `None` where it is gone.
+pub(crate) fn command_line(folder: &Path) -> Option<Vec<String>> {
+    let mut line = Vec::new();
+    File::open(folder.join("cmdline")).ok()?.take(COMMAND_LINE).read_to_end(&mut line).ok()?;
+    Some(arguments(&line))
 }
 
 /// Whether a process can be believed to be this node's API server. Any user may start a program of that name, and what

@@ -208,7 +208,7 @@ impl Seen {
 fn told(event: &Event<'_>) -> Option<Told> {
     Some(match *event {
         Event::Port(change) if change.state == PortState::Found => Told::Found(change.port),
-        Event::Port(_) | Event::Anonymous(_) => return None,
+        Event::Port(_) | Event::Anonymous(_) | Event::Probing(_) | Event::Finding(_) => return None,
         Event::Exposure(connection, kind) => Told::Exposure(connection.destination.port, kind),
         Event::Connection(connection) => Told::Connection(connection.destination.port),
         Event::Request(connection, index) => {

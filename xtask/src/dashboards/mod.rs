@@ -25,9 +25,12 @@ pub struct Arguments {
     /// Write what is generated: the PrometheusRule, the dashboards, the chart's copies.
     #[arg(long)]
     write: bool,
-    /// Draw the pictures anew, from a real Prometheus that scrapes the monitor in the lab. Needs root.
+    /// Draw the pictures anew, from a real Prometheus that scrapes the monitor beside a real API server. Needs root.
     #[arg(long)]
     pictures: bool,
+    /// Draw with this monitor, instead of a release build of what is here.
+    #[arg(long, value_name = "FILE", requires = "pictures")]
+    binary: Option<PathBuf>,
 }
 
 /// Runs the command.
@@ -42,7 +45,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     ensure!(cargo.status().context("cannot start cargo")?.success(), "rules or dashboards name what the code has not");
     schema::check()?;
     if arguments.pictures {
-        pictures::draw()?;
+        pictures::draw(arguments.binary.as_deref())?;
     }
     Ok(())
 }

@@ -29,8 +29,6 @@ struct Tool {
 }
 
 const HELM: Tool = Tool { name: "helm", package: "helm.sh/helm/v4/cmd/helm", version: "v4.3.1" };
-const KUBECONFORM: Tool =
-    Tool { name: "kubeconform", package: "github.com/yannh/kubeconform/cmd/kubeconform", version: "v0.8.0" };
 
 /// The Go that builds; an older one fetches this one, a newer one builds by itself.
 const GO: (u32, u32, &str) = (1, 26, "go1.26.8");
@@ -84,11 +82,6 @@ pub fn helm_at_hand() -> Option<PathBuf> {
     let kept = Go::find_at_hand().and_then(|go| go.folder(&format!("{}-{}", HELM.name, HELM.version), "install").ok());
     let kept = kept.map(|folder| folder.join(HELM.name)).filter(|program| program.exists());
     kept.or_else(|| workspace::has_program(HELM.name).then(|| PathBuf::from(HELM.name)))
-}
-
-/// The program kubeconform.
-pub fn kubeconform() -> Result<PathBuf> {
-    install(&KUBECONFORM)
 }
 
 fn install(tool: &Tool) -> Result<PathBuf> {

@@ -47,9 +47,14 @@ impl ControlPlane {
     pub fn new() -> Result<Self> {
         let kubectl = binaries::kubernetes(binaries::CURRENT, &["kubectl"])?.join("kubectl");
         let mut lab = Lab::new()?;
-        for file in
-            ["certificates.cnf", "clients/client.py", "clients/client.mjs", "clients/load.mjs", "clients/Client.java"]
-        {
+        for file in [
+            "certificates.cnf",
+            "clients/client.py",
+            "clients/client.mjs",
+            "clients/load.mjs",
+            "clients/rate.mjs",
+            "clients/Client.java",
+        ] {
             let from = workspace::root().join("lab").join(file);
             let name = Path::new(file).file_name().context("a file has a name")?;
             fs::copy(&from, lab.directory().join(name)).with_context(|| format!("cannot copy {}", from.display()))?;
@@ -140,6 +145,7 @@ impl ControlPlane {
             ("static", format!("{{token: {}}}", credentials::STATIC_TOKEN)),
             ("wrong", format!("{{token: {}}}", credentials::WRONG_TOKEN)),
             ("bootstrap", format!("{{token: {}}}", credentials::BOOTSTRAP_TOKEN)),
+            ("basic", "{username: somebody, password: secret}".to_owned()),
             ("none", "{}".to_owned()),
         ] {
             self.write(&format!("{name}.kubeconfig"), &credentials::kubeconfig(&server, &user))?;

@@ -20,6 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A monitor that runs; ended with [`Monitor::stop`], or with the lab.
 pub struct Monitor {
+    /// Its process.
+    pub process: u32,
     events: PathBuf,
 }
 
@@ -48,7 +50,7 @@ impl Monitor {
     pub fn start(lab: &mut Lab, binary: &Path, flags: &[String]) -> Result<Self> {
         let mut monitor = lab.command(Host::ControlPlane, binary);
         monitor.args(["run", "--listen", LISTEN]).args(flags);
-        lab.start("monitor", &mut monitor)?;
+        let process = lab.start("monitor", &mut monitor)?;
         lab.wait_for("monitor", "the monitor being ready", |lab| Ok(get(lab, "readyz").ok()))?;
         let (events, headers) = (lab.directory().join("events"), lab.directory().join("events.headers"));
         let mut follow = lab.command(Host::ControlPlane, "curl");
@@ -60,7 +62,7 @@ impl Monitor {
             let headers = fs::read_to_string(&headers).unwrap_or_default();
             Ok(headers.contains("\r\n\r\n").then_some(()))
         })?;
-        Ok(Self { events })
+        Ok(Self { process, events })
     }
 
     /// Ends it; it must let go of its interfaces by itself.
@@ -145,6 +147,12 @@ impl Scrape {
         counts
     }
 
+    /// Whether the monitor has such a metric.
+    pub fn has(&self, metric: &str) -> bool {
+        let line = format!("# TYPE {metric} ");
+        self.0.lines().any(|other| other.starts_with(&line))
+    }
+
     /// The sum over all of them.
     pub fn sum(&self, metric: &str, with: &[(&str, &str)]) -> u64 {
         self.sums(metric, with, &[]).values().sum()
@@ -172,6 +180,8 @@ mod tests {
         assert_eq!(scrape.sums("a_total", &[], &["source"]), Counts::from([(vec!["pod".to_owned()], 5)]));
         assert_eq!(scrape.sum("a_total", &[("verb", "get")]), 2);
         assert_eq!(scrape.sum("b", &[]), 4);
+        let typed = Scrape("# TYPE a_total counter\n".to_owned());
+        assert!(typed.has("a_total") && !typed.has("a"));
         assert_eq!(label("{resource=\"x\",source=\"pod\"} 1", "source"), Some("pod"));
         assert_eq!(label("{resource=\"x\"} 1", "source"), None);
     }

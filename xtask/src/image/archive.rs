@@ -5,8 +5,11 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
+use std::io::Write as _;
 
 use anyhow::{Context as _, Result};
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
@@ -22,6 +25,8 @@ pub struct Image<'a> {
     pub arguments: &'a [&'a str],
     /// The TCP port that it listens at.
     pub port: Option<u16>,
+    /// Whether its layer is compressed; where it only goes from one folder to another it need not be.
+    pub compressed: bool,
     /// Labels, which are the OCI manifest's annotations too.
     pub labels: &'a [(&'static str, String)],
 }
@@ -29,14 +34,22 @@ pub struct Image<'a> {
 /// The archive's bytes.
 pub fn docker_archive(image: &Image<'_>) -> Result<Vec<u8>> {
     let created = timestamp(image.created);
-    let layer = layer(image.files)?;
+    let files = layer(image.files)?;
+    let diff = hash(&files);
+    let layer =
+        if image.compressed { Blob::new(compressed(&files)?) } else { Blob { hash: diff.clone(), bytes: files } };
+    let layer_type = if image.compressed {
+        "application/vnd.oci.image.layer.v1.tar+gzip"
+    } else {
+        "application/vnd.oci.image.layer.v1.tar"
+    };
     let labels: Map<String, Value> =
         image.labels.iter().map(|(name, value)| ((*name).to_owned(), Value::from(value.as_str()))).collect();
     let mut annotations = labels.clone();
     annotations.insert("org.opencontainers.image.created".into(), created.as_str().into());
     let entry = image.files.first().map(|(path, _)| format!("/{path}"));
     let ports: Map<String, Value> = image.port.iter().map(|port| (format!("{port}/tcp"), json!({}))).collect();
-    let config = serde_json::to_vec(&json!({
+    let config = Blob::new(serde_json::to_vec(&json!({
         "created": created,
         "architecture": "amd64",
         "os": "linux",
@@ -51,17 +64,17 @@ pub fn docker_archive(image: &Image<'_>) -> Result<Vec<u8>> {
             "StopSignal": "SIGTERM",
             "Labels": annotations,
         },
-        "rootfs": { "type": "layers", "diff_ids": [digest(&layer)] },
+        "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{diff}")] },
         "history": [{ "created": created, "created_by": "cargo xtask image" }],
-    }))?;
-    let manifest = serde_json::to_vec(&json!({
+    }))?);
+    let manifest = Blob::new(serde_json::to_vec(&json!({
         "schemaVersion": 2,
         "mediaType": "application/vnd.oci.image.manifest.v1+json",
-        "config": descriptor("application/vnd.oci.image.config.v1+json", &config),
-        "layers": [descriptor("application/vnd.oci.image.layer.v1.tar", &layer)],
+        "config": config.descriptor("application/vnd.oci.image.config.v1+json"),
+        "layers": [layer.descriptor(layer_type)],
         "annotations": annotations,
-    }))?;
-    let mut in_index = descriptor("application/vnd.oci.image.manifest.v1+json", &manifest);
+    }))?);
+    let mut in_index = manifest.descriptor("application/vnd.oci.image.manifest.v1+json");
     let tag = image.name.rsplit_once(':').map_or("latest", |(_, tag)| tag);
     in_index["platform"] = json!({ "architecture": "amd64", "os": "linux" });
     in_index["annotations"] =
@@ -72,18 +85,18 @@ pub fn docker_archive(image: &Image<'_>) -> Result<Vec<u8>> {
         "manifests": [in_index],
     }))?;
     let docker = serde_json::to_vec(&json!([{
-        "Config": blob(&config),
+        "Config": config.path(),
         "RepoTags": [image.name],
-        "Layers": [blob(&layer)],
+        "Layers": [layer.path()],
     }]))?;
 
     let mut archive = Archive::new();
     archive.folder("blobs/")?;
     archive.folder("blobs/sha256/")?;
-    let mut blobs = [&config, &layer, &manifest].map(|bytes| (blob(bytes), bytes));
-    blobs.sort();
-    for (name, bytes) in blobs {
-        archive.file(&name, 0o644, bytes)?;
+    let mut blobs = [&config, &layer, &manifest];
+    blobs.sort_by(|one, other| one.hash.cmp(&other.hash));
+    for blob in blobs {
+        archive.file(&blob.path(), 0o644, &blob.bytes)?;
     }
     archive.file("index.json", 0o644, &index)?;
     archive.file("manifest.json", 0o644, &docker)?;
@@ -105,6 +118,13 @@ fn layer(files: &[(&str, &[u8])]) -> Result<Vec<u8>> {
         layer.file(path, 0o755, content)?;
     }
     layer.end()
+}
+
+/// Without a time, and always by the same encoder: the same layer gives the same bytes.
+fn compressed(layer: &[u8]) -> Result<Vec<u8>> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+    encoder.write_all(layer).context("cannot compress the layer")?;
+    encoder.finish().context("cannot compress the layer")
 }
 
 /// A tar of files that belong to root and were changed in 1970.
@@ -139,16 +159,24 @@ impl Archive {
     }
 }
 
-fn descriptor(media_type: &str, bytes: &[u8]) -> Value {
-    json!({ "mediaType": media_type, "digest": digest(bytes), "size": bytes.len() })
+/// Bytes that are named by their sum.
+struct Blob {
+    hash: String,
+    bytes: Vec<u8>,
 }
 
-fn blob(bytes: &[u8]) -> String {
-    format!("blobs/sha256/{}", hash(bytes))
-}
+impl Blob {
+    fn new(bytes: Vec<u8>) -> Self {
+        Self { hash: hash(&bytes), bytes }
+    }
 
-fn digest(bytes: &[u8]) -> String {
-    format!("sha256:{}", hash(bytes))
+    fn path(&self) -> String {
+        format!("blobs/sha256/{}", self.hash)
+    }
+
+    fn descriptor(&self, media_type: &str) -> Value {
+        json!({ "mediaType": media_type, "digest": format!("sha256:{}", self.hash), "size": self.bytes.len() })
+    }
 }
 
 /// SHA-256 in hexadecimal.
@@ -189,6 +217,7 @@ mod tests {
             files: &[("usr/bin/test", b"binary")],
             arguments: &["run"],
             port: Some(9464),
+            compressed: true,
             labels: &labels,
         };
         docker_archive(&image).unwrap()
@@ -222,7 +251,7 @@ mod tests {
         for (name, (_, content)) in
             entries.iter().filter(|(name, content)| name.starts_with("blobs/sha256/") && !content.1.is_empty())
         {
-            assert_eq!(*name, blob(content));
+            assert_eq!(*name, format!("blobs/sha256/{}", hash(content)));
         }
         let of_digest = |value: &Value| value.as_str().unwrap().replace("sha256:", "blobs/sha256/");
         let manifest = of_digest(&text("index.json")["manifests"][0]["digest"]);
@@ -232,7 +261,10 @@ mod tests {
         assert_eq!(docker[0]["Layers"][0], of_digest(&manifest["layers"][0]["digest"]));
         assert_eq!(docker[0]["RepoTags"][0], "localhost/test:1");
         let config = text(docker[0]["Config"].as_str().unwrap());
-        assert_eq!(of_digest(&config["rootfs"]["diff_ids"][0]), docker[0]["Layers"][0]);
+        let mut files = Vec::new();
+        let compressed = entries[docker[0]["Layers"][0].as_str().unwrap()].1.as_slice();
+        flate2::read::GzDecoder::new(compressed).read_to_end(&mut files).unwrap();
+        assert_eq!(config["rootfs"]["diff_ids"][0], format!("sha256:{}", hash(&files)));
         assert_eq!(config["config"]["Entrypoint"][0], "/usr/bin/test");
         assert_eq!(config["config"]["ExposedPorts"], json!({ "9464/tcp": {} }));
         assert_eq!(config["created"], "2023-11-14T22:13:20Z");

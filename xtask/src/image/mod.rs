@@ -21,7 +21,7 @@ pub use archive::{Image, docker_archive};
 const NAME: &str = "localhost/api-exposure-monitor";
 /// The only platform that the static binary is built for so far.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
-/// The image must stay below this, so that a node that starts has it soon.
+/// The image as it is fetched must stay below this, so that a node that starts has it soon.
 const LARGEST: usize = 15_000_000;
 
 /// Builds the container image (an archive that docker, podman, skopeo and containerd load) and its bill of materials.
@@ -110,6 +110,7 @@ fn build(steps: &mut Steps, name: &str, target: &str) -> Result<Vec<u8>> {
         files: &[("usr/bin/api-exposure-monitor", &binary)],
         arguments: &["run"],
         port: Some(9464),
+        compressed: true,
         labels: &labels()?,
     })
 }

@@ -98,7 +98,7 @@ pub const NEEDS: &[Need] = &[
     Need { group: Group::Kubernetes, program: "iptables", from: From::Package("iptables") },
     Need { group: Group::Kubernetes, program: "python3", from: From::Package("python3") },
     Need { group: Group::Kubernetes, program: "node", from: From::Package("nodejs") },
-    Need { group: Group::Kubernetes, program: "java", from: From::Package("openjdk-17-jdk-headless") },
+    Need { group: Group::Kubernetes, program: "javac", from: From::Package("default-jdk-headless") },
     Need { group: Group::Dashboards, program: "python3", from: From::Package("python3-venv") },
     Need { group: Group::Dashboards, program: "npm", from: From::Package("npm") },
     Need { group: Group::Dashboards, program: "chromium", from: From::Package("chromium") },

@@ -19,7 +19,7 @@ pub fn dashboard() -> Dashboard {
 fn hour(selector: &str) -> String {
     let counter = format!(r#"api_exposure_anonymous_requests_total{{$here,evidence=~"probe|audit",{selector}}}"#);
     let working = r#"0 * sum(api_exposure_detection_tier{$here,tier=~"probe|audit",reason="working"})"#;
-    format!("max(sum by (evidence) ({})) or {working}", within(&counter, "1h"))
+    format!("round(max(sum by (evidence) ({}))) or {working}", within(&counter, "1h"))
 }
 
 fn now() -> Row {

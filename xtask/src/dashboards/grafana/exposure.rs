@@ -16,7 +16,7 @@ pub fn dashboard() -> Dashboard {
 }
 
 fn one_look() -> Row {
-    let hour = |selector: &str| format!("sum(increase(api_exposure_exposures_total{{$here,{selector}}}[1h]))");
+    let hour = |selector: &str| format!("round(sum(increase(api_exposure_exposures_total{{$here,{selector}}}[1h])))");
     let allowed = within(
         r#"api_exposure_anonymous_requests_total{$here,decision="allowed",evidence=~"probe|audit",path_class!~"health|version|cluster_info"}"#,
         "1h",
@@ -28,7 +28,7 @@ fn one_look() -> Row {
             Panel::stat(
                 "Exposed",
                 "How many kinds of exposure were seen within the last hour; green only while a monitor says so.",
-                "none",
+                "suffix: kinds",
             )
             .query(
                 format!("sum(ceil(sum by (kind) (increase(api_exposure_exposures_total{{$here,{OPENS}}}[1h]))) > bool 0)"),
@@ -64,7 +64,7 @@ fn one_look() -> Row {
                 "short",
             )
             .query(
-                format!("max(sum by (evidence) ({allowed})) or 0 * sum(api_exposure_detection_tier{{$here,tier=~\"probe|audit\",reason=\"working\"}})"),
+                format!("round(max(sum by (evidence) ({allowed}))) or 0 * sum(api_exposure_detection_tier{{$here,tier=~\"probe|audit\",reason=\"working\"}})"),
                 "",
             )
             .red_from(0.5)

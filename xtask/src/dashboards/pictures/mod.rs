@@ -1,26 +1,29 @@
-//! Pictures of the dashboards: the lab's traffic, the monitor, a real Prometheus with the rules and alerts, and a page
-//! that draws what it answers to the panels' queries. The page stands in for Grafana, and says so.
+//! Pictures of the dashboards: a real API server and real clients, the monitor, a real Prometheus with the rules and
+//! alerts, and a page that draws what it answers to the panels' queries. The page stands in for Grafana, and says so.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::SystemTime;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
 
-use crate::demo::{self, script};
-use crate::lab::{Host, Lab, servers};
+use crate::e2e::binaries;
+use crate::e2e::control_plane::{ControlPlane, POD_NETWORK, Server, TRUSTED_NETWORK};
+use crate::e2e::monitor::Monitor;
+use crate::lab::network::NODES;
+use crate::lab::{Host, Lab};
 use crate::setup::{self, Group};
 use crate::terminal::Steps;
-use crate::{build, interrupt, workspace};
+use crate::{build, workspace};
 
 use super::{generated, grafana, in_time, targets};
 
+mod traffic;
+
 /// Where Prometheus serves, in the control plane's own network.
 const PROMETHEUS: &str = "127.0.0.1:9090";
-/// How long there is traffic: alerts wait for a minute, and a line needs some points.
-const TRAFFIC: Duration = Duration::from_secs(150);
 /// Seconds between two points of a line.
 const STEP: u64 = 2;
 /// What counts as `$__rate_interval`: some scrapes, which are a second apart.
@@ -33,37 +36,55 @@ const WIDTH: u64 = 1600;
 const ABOVE: u64 = 88;
 /// Height of a unit of Grafana's grid.
 const UNIT: u64 = 30;
-/// Alerts that the lab's traffic has to raise; no other may be.
-const ALERTS: [&str; 4] = [
-    "ApiExposureNodePortPublic",
+/// Where the monitor serves, in the control plane's own network.
+const MONITOR: &str = "127.0.0.1:9464";
+/// Alerts that the traffic has to raise; no other may be.
+const ALERTS: [&str; 5] = [
+    "ApiExposureAnonymousAllowed",
+    "ApiExposureAnonymousProbing",
     "ApiExposurePlaintextOpen",
     "ApiExposurePlaintextRequests",
     "ApiExposurePublicSource",
 ];
 
-/// Draws `dashboards/pictures`, and says which panels have data.
-pub fn draw() -> Result<()> {
+/// Draws `dashboards/pictures` with this monitor, or with a release build of what is here; says which panels have data.
+pub fn draw(binary: Option<&Path>) -> Result<()> {
     ensure!(rustix::process::geteuid().is_root(), "pictures need live traffic, and that needs root");
-    setup::ensure(&[Group::Build, Group::Lab, Group::Dashboards])?;
-    build::binary()?;
+    setup::ensure(&[Group::Build, Group::Lab, Group::Kubernetes, Group::Dashboards])?;
+    let binary = match binary {
+        Some(binary) => std::path::absolute(binary).context("no current folder")?,
+        None => {
+            build::binary()?;
+            workspace::binary()
+        }
+    };
     let library = library()?;
-    let mut steps = Steps::new("dashboards", 5)?;
-    let mut lab = steps.within("hosts, servers and the monitor", || {
-        let mut lab = Lab::new()?;
-        servers::start(&mut lab)?;
-        demo::start_monitor(&mut lab)?;
-        Ok(lab)
+    let mut steps = Steps::new("dashboards", 6)?;
+    let mut control = steps.within("hosts, etcd and a real API server", || {
+        let mut control = ControlPlane::new()?;
+        control.start(&Server { version: binaries::CURRENT, flags: &[] })?;
+        control.credentials()?;
+        traffic::prepare(&control)?;
+        Ok(control)
     })?;
-    steps.within("Prometheus, with the rules and the alerts", || start_prometheus(&mut lab))?;
-    steps.within(&format!("traffic for {} s", TRAFFIC.as_secs()), || traffic(&lab))?;
+    let _monitor = steps.within("the monitor, with the audit log and the probe", || {
+        let audit_log = control.audit_log().display().to_string();
+        let flags =
+            ["--audit-log", &audit_log, "--probe", "on", "--cluster-node-cidr", NODES, "--pod-cidr", POD_NETWORK];
+        let flags = flags.into_iter().chain(["--trusted-cidr", TRUSTED_NETWORK]).map(str::to_owned).collect::<Vec<_>>();
+        Monitor::start(&mut control.lab, &binary, &flags)
+    })?;
+    steps.within("Prometheus, with the rules and the alerts", || start_prometheus(&mut control.lab))?;
+    let what = format!("the traffic of a cluster, and of somebody who tries it, for {} s", traffic::LASTS.as_secs());
+    steps.within(&what, || traffic::run(&mut control))?;
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).context("the clock is wrong")?.as_secs();
     let answers = steps.within("what Prometheus answers to the panels", || {
-        let dashboards =
-            grafana::all().iter().map(|dashboard| answers(&lab, dashboard, now)).collect::<Result<Vec<_>>>();
-        raised(&lab)?;
-        dashboards
+        raised(&control.lab)?;
+        grafana::all().iter().map(|dashboard| answers(&control.lab, dashboard, now)).collect::<Result<Vec<_>>>()
     })?;
-    steps.within("pictures", || answers.iter().try_for_each(|(name, data)| picture(&lab, &library, name, data)))?;
+    steps.within("pictures", || {
+        answers.iter().try_for_each(|(name, data)| picture(&control.lab, &library, name, data))
+    })?;
     answers.iter().for_each(|(name, data)| report(name, data));
     Ok(())
 }
@@ -91,7 +112,7 @@ fn start_prometheus(lab: &mut Lab) -> Result<()> {
         "rule_files": rules,
         "scrape_configs": [{
             "job_name": "api-exposure-monitor",
-            "static_configs": [{"targets": [demo::LISTEN], "labels": {"cluster": "lab", "node": Host::ControlPlane.name()}}],
+            "static_configs": [{"targets": [MONITOR], "labels": {"cluster": "lab", "node": Host::ControlPlane.name()}}],
         }],
     });
     // JSON is YAML.
@@ -108,33 +129,14 @@ fn start_prometheus(lab: &mut Lab) -> Result<()> {
     })
 }
 
-/// All of the demo's clients again and again, with a rest between the rounds that is never the same.
-fn traffic(lab: &Lab) -> Result<()> {
-    let acts = script::acts();
-    let started = Instant::now();
-    for round in 0_u64.. {
-        for act in &acts {
-            interrupt::check()?;
-            act.client.run(lab)?;
-        }
-        if started.elapsed() > TRAFFIC {
-            break;
-        }
-        let rest = Duration::from_secs(1 + round * 5 % 7);
-        let until = Instant::now() + rest;
-        interrupt::wait_for("the rest between two rounds", rest * 2, || Ok((Instant::now() >= until).then_some(())))?;
-    }
-    Ok(())
-}
-
 /// A dashboard with what Prometheus answers to each of its panels, for the page.
 fn answers(lab: &Lab, dashboard: &grafana::Dashboard, now: u64) -> Result<(&'static str, Value)> {
     let json = dashboard.json();
     let mut results = serde_json::Map::new();
-    let begin = now - TRAFFIC.as_secs();
+    let begin = now - traffic::LASTS.as_secs();
     let times = [("start", begin.to_string()), ("end", now.to_string()), ("step", STEP.to_string())];
     for (panel, target) in targets(&json) {
-        let query = in_time(target, &format!("{}s", TRAFFIC.as_secs()), RATE_INTERVAL);
+        let query = in_time(target, &format!("{}s", traffic::LASTS.as_secs()), RATE_INTERVAL);
         let mut parameters = vec![("query", query.as_str())];
         let kind = if target["instant"] == true {
             parameters.push(("time", times[1].1.as_str()));
@@ -150,8 +152,8 @@ fn answers(lab: &Lab, dashboard: &grafana::Dashboard, now: u64) -> Result<(&'sta
         }
     }
     let times: Vec<u64> = (begin..=now).step_by(STEP as usize).collect();
-    let note = "Drawn by a page of this project from what a real Prometheus answered to the dashboard's queries, while the \
-                demo's clients were at work; not by Grafana.";
+    let note = "Drawn by a page of this project from what a real Prometheus answered to the dashboard's queries, while \
+                clients were at work on a real API server; not by Grafana.";
     Ok((dashboard.name, json!({"dashboard": json, "results": results, "times": times, "note": note})))
 }
 

@@ -319,15 +319,14 @@ pub fn all(token: &str, programs: &Programs) -> Vec<Case> {
 fn kubernetes(maker: &mut Maker<'_>, programs: &Programs) {
     let kubectl: Vec<String> = [programs.kubectl.as_str(), "get", "--raw"].map(str::to_owned).into();
     let kube_rs = std::slice::from_ref(&programs.kube_rs);
-    for credential in
-        Credential::ALL.into_iter().filter(|credential| !matches!(credential, Credential::Empty | Credential::Basic))
-    {
-        maker.kubeconfig(&kubectl, "kubectl TLS 1.3 HTTP/2", credential, true);
-        // Without a credential it asks for a name and a password, and sends them as Basic.
-        if let Some(case) = maker.cases.last_mut().filter(|_| credential == Credential::None) {
-            case.input = Some("somebody\nsecret\n".to_owned());
+    // Without a credential kubectl asks for a name and a password, and sends them as Basic.
+    for credential in Credential::ALL {
+        if !matches!(credential, Credential::Empty | Credential::None) {
+            maker.kubeconfig(&kubectl, "kubectl TLS 1.3 HTTP/2", credential, true);
         }
-        maker.kubeconfig(kube_rs, "kube-rs TLS 1.3 HTTP/1.1", credential, false);
+        if !matches!(credential, Credential::Empty) {
+            maker.kubeconfig(kube_rs, "kube-rs TLS 1.3 HTTP/1.1", credential, false);
+        }
     }
 }
 

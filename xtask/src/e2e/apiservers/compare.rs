@@ -14,6 +14,11 @@ use super::play;
 pub struct Matrix(BTreeMap<(String, String), u64>);
 
 impl Matrix {
+    /// Nothing yet.
+    pub const fn new() -> Self {
+        Self(BTreeMap::new())
+    }
+
     /// Counts one more.
     pub fn add(&mut self, truth: &str, said: &str) {
         *self.0.entry((truth.to_owned(), said.to_owned())).or_default() += 1;
@@ -34,12 +39,6 @@ impl Matrix {
     /// How often something was so.
     pub fn total(&self, truth: &str) -> u64 {
         self.0.iter().filter(|((row, _), _)| row == truth).map(|(_, count)| count).sum()
-    }
-
-    /// How often something else was said than what was so, `unknown` left out.
-    pub fn wrong(&self) -> u64 {
-        let wrong = self.0.iter().filter(|((truth, said), _)| truth != said && said != "unknown");
-        wrong.map(|(_, count)| count).sum()
     }
 }
 
@@ -70,6 +69,10 @@ pub struct Outcome {
     pub certificates: Matrix,
     /// Of the first request over HTTP/2.
     pub first_requests: Matrix,
+    /// As the monitor itself counts it, where the probe knows better.
+    pub agreement: Matrix,
+    /// Requests of which exact evidence was compared, one by one.
+    pub exact: usize,
     /// What was not as it has to be, a line each.
     pub failures: Vec<String>,
 }
@@ -170,12 +173,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_matrix_counts_what_was_wrong_and_not_what_was_left_open() {
+    fn a_matrix_counts_what_was_said_of_what() {
         let mut matrix = Matrix::default();
         for (truth, said) in [("absent", "absent"), ("absent", "unknown"), ("presented", "absent")] {
             matrix.add(truth, said);
         }
-        assert_eq!((matrix.wrong(), matrix.total("absent"), matrix.count("absent", "absent")), (1, 2, 1));
+        assert_eq!((matrix.total("absent"), matrix.count("absent", "absent")), (2, 1));
         let text = matrix.to_string();
         assert_eq!(text.lines().last().unwrap(), "  presented       1        0");
     }

@@ -35,7 +35,15 @@ pub fn api_server(folder: &Path, program: &Path) -> Result<PathBuf> {
 fn archive(folder: &Path, program: &str, name: &str, from: &Path) -> Result<PathBuf> {
     let content = fs::read(from).with_context(|| format!("cannot read {}", from.display()))?;
     let path = format!("usr/bin/{program}");
-    let image = Image { name, created: 0, files: &[(&path, &content)], arguments: &[], port: None, labels: &[] };
+    let image = Image {
+        name,
+        created: 0,
+        files: &[(&path, &content)],
+        arguments: &[],
+        port: None,
+        compressed: false,
+        labels: &[],
+    };
     let archive = folder.join(format!("{program}.tar"));
     fs::write(&archive, docker_archive(&image)?).with_context(|| format!("cannot write {}", archive.display()))?;
     Ok(archive)

@@ -19,6 +19,7 @@ use network::Network;
 use node::{Kind, Node, Role};
 use release::Release;
 
+mod alerts;
 mod images;
 mod life;
 mod manifests;
@@ -41,18 +42,30 @@ pub fn run(_all: bool) -> Result<()> {
     let cluster = Cluster::start(binaries, &monitor)?;
 
     let release = Release::new(&cluster, helm);
-    said("the manifests, at a real API server", || manifests::accepted(&cluster, &release))?;
+    let outcome = looked_at(&cluster, &release);
+    if outcome.is_err() {
+        println!("the pods' last words:\n{}", release.last_words());
+    }
+    outcome
+}
+
+/// All that is looked at, in the order of a release's life.
+fn looked_at(cluster: &Cluster, release: &Release<'_>) -> Result<()> {
+    said("the manifests, at a real API server", || manifests::accepted(cluster, release))?;
     said("refused in a namespace that is `restricted`, with words that help", || release.refused_where_restricted())?;
     said("helm install --wait", || release.install())?;
-    said("attached to eth0 and lo with exactly the chart's capabilities", || sight::attached(&cluster, &release))?;
-    said("the cluster is known from the Kubernetes API", || sight::knows_the_cluster(&cluster))?;
-    said("pods, nodes and an outside host are told apart", || sight::sources(&cluster))?;
-    said("the audit log is followed", || sight::audit(&cluster, &release))?;
-    said("helm upgrade, rollout restart", || life::restarts(&cluster, &release))?;
-    said("killed: what is left of it is taken away at the next start", || life::killed(&cluster, &release))?;
-    said("a node is drained: the monitor stays", || life::drained(&cluster, &release))?;
-    said("helm uninstall: nothing stays", || life::uninstalled(&cluster, &release))?;
-    Ok(())
+    said("attached to eth0 and lo with exactly the chart's capabilities", || sight::attached(cluster, release))?;
+    said("the cluster is known from the Kubernetes API", || sight::knows_the_cluster(cluster))?;
+    said("pods, nodes and an outside host are told apart", || sight::sources(cluster))?;
+    said("the audit log is followed", || sight::audit(cluster, release))?;
+    said("helm upgrade, rollout restart", || life::restarts(cluster, release))?;
+    said("killed: what is left of it is taken away at the next start", || life::killed(cluster, release))?;
+    said("a node is drained: the monitor stays", || life::drained(cluster, release))?;
+    let watching = alerts::Watching::start(cluster, release)?;
+    said("left alone, the cluster fires no alert", || watching.quiet())?;
+    said("attacked, it fires the right ones and no other", || watching.attacked())?;
+    said("helm uninstall: nothing stays", || life::uninstalled(cluster, release))?;
+    said("without a monitor, its absence is alerted", || watching.absent())
 }
 
 /// Says what is looked at, looks, and says how long it took.

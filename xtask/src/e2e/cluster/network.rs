@@ -70,8 +70,13 @@ impl Network {
 
     /// A command on the outside host.
     pub fn command_outside(&self, program: &str) -> Command {
+        self.command("outside", program)
+    }
+
+    /// A command in the network of a node; files and processes are the machine's.
+    pub fn command(&self, name: &str, program: &str) -> Command {
         let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.outside(), program]);
+        command.args(["netns", "exec", &self.namespace(name), program]);
         command
     }
 }

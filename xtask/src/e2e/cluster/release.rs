@@ -47,6 +47,19 @@ impl<'a> Release<'a> {
         self.rolled_out()
     }
 
+    /// The rules and alerts that the chart makes a PrometheusRule of, as a file of Prometheus' own.
+    pub fn rules(&self, values: &[&str]) -> Result<String> {
+        let mut helm = self.command();
+        helm.args(["template", NAME]).arg(chart::folder()).args(["--show-only", "templates/rules.yaml"]);
+        helm.args(["--set", "prometheusRules.enabled=true"]);
+        let output =
+            helm.args(values.iter().flat_map(|value| ["--set", *value])).output().context("cannot start helm")?;
+        ensure!(output.status.success(), "helm template: {}", String::from_utf8_lossy(&output.stderr).trim());
+        let rendered = String::from_utf8(output.stdout).context("helm renders what is no text")?;
+        let (_, spec) = rendered.split_once("\nspec:\n").context("a PrometheusRule without spec")?;
+        Ok(spec.lines().map(|line| format!("{}\n", line.strip_prefix("  ").unwrap_or(line))).collect())
+    }
+
     /// Uninstalls it.
     pub fn uninstall(&self) -> Result<()> {
         let mut helm = self.command();
@@ -106,7 +119,8 @@ impl<'a> Release<'a> {
             .pods(columns)?
             .iter()
             .filter_map(|line| line.split_whitespace().collect::<Vec<_>>().try_into().ok())
-            .filter_map(|[node, ready]: [&str; 2]| (ready == "True").then(|| node.to_owned()))
+            .filter(|[_, ready]: &[&str; 2]| *ready == "True")
+            .map(|[node, _]| node.to_owned())
             .collect();
         nodes.sort();
         Ok(nodes)
@@ -141,14 +155,19 @@ impl<'a> Release<'a> {
         self.cluster.first().kubectl(&[&["--namespace", NAME], arguments].concat())
     }
 
+    /// The last lines of what the pods have logged.
+    pub fn last_words(&self) -> String {
+        let selector = format!("app.kubernetes.io/instance={NAME}");
+        self.kubectl(&["logs", "--selector", &selector, "--tail=20", "--prefix"])
+            .unwrap_or_else(|error| format!("{error:#}"))
+    }
+
     fn succeeds(&self, verb: &str, namespace: &str, arguments: &[&str]) -> Result<()> {
         let output = self.run(verb, namespace, arguments)?;
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr).into_owned();
             let pods = self.kubectl(&["describe", "pods"]).unwrap_or_default();
-            let logs =
-                self.kubectl(&["logs", "--selector", "app.kubernetes.io/instance=api-exposure-monitor", "--tail=20"]);
-            bail!("helm {verb}: {}\n{pods}\n{}", said.trim(), logs.unwrap_or_default());
+            bail!("helm {verb}: {}\n{pods}", said.trim());
         }
         Ok(())
     }

@@ -18,8 +18,6 @@ use walk::{Act, Walk};
 
 /// Where the page goes.
 const PAGE: &str = "docs/hardening.md";
-/// An address of the control plane that everybody can reach and that its certificate does not name.
-const PUBLIC: &str = "198.51.100.10";
 
 /// Runs the walk with this monitor.
 pub fn run(binary: &Path) -> Result<()> {
@@ -44,8 +42,6 @@ const INTRODUCTION: &str = "# Closing an API server, step by step\n\n\
     `cargo xtask e2e hardening` has written this page while it did all of it, and fails when anything is not as it says \
     here. The control plane is 192.168.56.10, a worker is 192.168.56.11, the outside host is 203.0.113.7; times and \
     clients' ports are left out.";
-
-const SECRETS: &str = "/api/v1/namespaces/kube-system/secrets";
 
 /// curl, which also tells the status and its port.
 fn curl<'a>(host: Host, shown: &'a str, says: &'a str) -> Act<'a> {
@@ -93,7 +89,8 @@ fn anonymous(walk: &mut Walk) -> Result<()> {
          everything else is refused. This is the setting to have.\n```yaml\napiVersion: apiserver.config.k8s.io/v1\n\
          kind: AuthenticationConfiguration\nanonymous:\n  enabled: true\n  conditions:\n  - path: /livez\n  - path: /readyz\n  - path: /healthz\n```",
     );
-    walk.server(CURRENT, &["--authentication-config=conditions.yaml"])?;
+    let file = walk.control.lab.directory().join("conditions.yaml");
+    walk.server(CURRENT, &[&format!("--authentication-config={}", file.display())])?;
     walk.act(&curl(Host::Outside, "curl -k https://192.168.56.10:6443/api/v1/namespaces", "401"))?;
     walk.act(&curl(Host::ControlPlane, "curl -k -A kube-probe/1.37 https://192.168.56.10:6443/livez", "200"))?;
     walk.shows(&["203.0.113.7 first_request=refused", "192.168.56.10 first_request=anonymous"])?;
@@ -229,13 +226,11 @@ fn node_restriction(walk: &mut Walk) -> Result<()> {
     walk.say("### A server without the plugin\n\nThe same credential labels what it likes.");
     walk.server(CURRENT, &["--enable-admission-plugins=NamespaceLifecycle"])?;
     nodes(walk)?;
-    for shown in
-        ["kubectl label node other zone=a", "kubectl label node worker node-restriction.kubernetes.io/trusted=yes"]
-    {
-        let mut act = kubectl(walk, Host::Worker, shown, "labeled");
-        act.words.push("--kubeconfig=kubelet.kubeconfig".to_owned());
-        walk.act(&act)?;
-    }
+    let shown = "kubectl label node worker node-restriction.kubernetes.io/trusted=yes";
+    let mut act = kubectl(walk, Host::Worker, shown, "labeled");
+    act.words.push("--kubeconfig=kubelet.kubeconfig".to_owned());
+    walk.act(&act)?;
+    walk.act(&curl(Host::Worker, OTHER_NODE, "200 Node"))?;
     walk.shows(&["192.168.56.11 client_certificate=presented"])?;
     walk.finds(&["node_restriction_missing"], &[])
 }
