@@ -11,6 +11,8 @@ use monitor_tests::namespace::Namespace;
 
 /// How long the daemon may take for what is awaited of it.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long it may take to attach: the kernel verifies all programs first.
+const PATIENCE_AT_START: Duration = Duration::from_secs(60);
 /// Where it serves its metrics, in a namespace of its own.
 const LISTEN: &str = "127.0.0.1:9464";
 
@@ -26,7 +28,7 @@ impl Drop for Daemon {
 }
 
 impl Daemon {
-    /// Starts it on `eth0` of a namespace, and waits until it answers.
+    /// Starts it on `eth0` of a namespace, and waits until its programs are attached there.
     pub fn start(node: &Namespace, monitor: &str) -> Result<Self> {
         let child = node.run(|| {
             Command::new(monitor)
@@ -36,7 +38,16 @@ impl Daemon {
                 .spawn()
         });
         let mut daemon = Self(child.with_context(|| format!("starting {monitor}"))?);
-        daemon.await_metric(node, "api_exposure_flows_tracked", 0)?;
+        let began = Instant::now();
+        while node.run(scrape).map_or(0.0, |text| sum(&text, "api_exposure_attached")) < 2.0 {
+            if let Some(status) = daemon.0.try_wait()? {
+                bail!("the daemon ended: {status}");
+            }
+            if began.elapsed() > PATIENCE_AT_START {
+                bail!("the daemon attached nothing within {} s", PATIENCE_AT_START.as_secs());
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
         Ok(daemon)
     }
 
