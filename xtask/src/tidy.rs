@@ -25,10 +25,15 @@ const MAY_IMPORT: [(&str, &str); 1] = [("export", "pipeline")];
 /// Longest file, in lines. Files of tests are tables of cases, and as long as there are cases.
 const LONGEST: usize = 450;
 /// Files that may be longer, each with its reason.
-const LONGER: [(&str, &str); 1] = [(
-    "monitor-ebpf/src/programs.rs",
-    "views of packets and maps, each with what verifiers of several kernels make of it",
-)];
+const LONGER: [(&str, &str); 4] = [
+    (
+        "monitor-ebpf/src/programs.rs",
+        "views of packets and maps, each with what verifiers of several kernels make of it",
+    ),
+    ("monitor/src/export/metrics.rs", "a field, its registration and its way in for each metric, and nothing else"),
+    ("monitor/src/inspect/http1/mod.rs", "two halves of one reader that share what waits for an answer"),
+    ("monitor/src/probe/mod.rs", "the probe's state and each way in which it changes"),
+];
 
 /// A file of the project, as the checks see it.
 struct Source<'a> {

@@ -63,7 +63,7 @@ impl World {
     /// as an event does with its id and its times.
     fn line(&mut self) -> Vec<u8> {
         self.lines += 1;
-        let padding = "x".repeat(if self.lines % 5 == 0 { 3_000 } else { 10 });
+        let padding = "x".repeat(if self.lines.is_multiple_of(5) { 3_000 } else { 10 });
         let (start, number) = ("{\"kind\":\"Event\",\"apiVersion\":\"audit.k8s.io/v1\"", self.lines);
         format!("{start},\"id\":{number},\"padding\":\"{padding}\",\"line\":{number}}}\n").into_bytes()
     }

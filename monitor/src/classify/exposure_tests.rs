@@ -139,7 +139,7 @@ fn each_exposure_is_told_once_and_as_soon_as_it_is_known() {
 }
 
 #[test]
-fn what_a_healthy_cluster_asks_for_is_no_exposure_in_the_clear_either() {
+fn in_the_clear_nothing_is_expected_without_a_credential() {
     let shown = |class, path: &str| {
         let observation = Observation {
             protocol: Protocol::Http1,
@@ -149,7 +149,7 @@ fn what_a_healthy_cluster_asks_for_is_no_exposure_in_the_clear_either() {
         };
         exposures(&Settings::default(), &mut connection(class, Role::Insecure, observation))
     };
-    assert_eq!(shown(SourceClass::Node, "/livez"), ["plaintext_api"]);
+    assert_eq!(shown(SourceClass::Node, "/livez"), ["plaintext_api", "anonymous_request"]);
     assert_eq!(shown(SourceClass::Pod, "/livez"), ["plaintext_api", "anonymous_request"]);
     assert_eq!(shown(SourceClass::Node, "/api/v1/pods"), ["plaintext_api", "anonymous_request"]);
 }

@@ -297,7 +297,8 @@ mod tests {
         let goaway = frame(GOAWAY, 0, 0, &[0; 8]);
         let answer = |frames: &[&[u8]]| http2_answer(&mut &frames.concat()[..]).ok();
         let (ok, refused) = (headers(b"200"), headers(b"401"));
-        let table: [(&[&[u8]], Option<(u16, bool)>); 5] = [
+        type Row<'a> = (&'a [&'a [u8]], Option<(u16, bool)>);
+        let table: [Row<'_>; 5] = [
             (&[&settings, &goaway, &ok], Some((200, true))),
             (&[&settings, &ok, &goaway], Some((200, false))),
             (&[&settings, &goaway, &refused], Some((401, true))),

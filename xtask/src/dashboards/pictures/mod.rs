@@ -67,9 +67,10 @@ pub fn draw(binary: Option<&Path>) -> Result<()> {
         traffic::prepare(&control)?;
         Ok(control)
     })?;
-    let _monitor = steps.within("the monitor, with the audit log", || {
+    let _monitor = steps.within("the monitor, with the audit log and the probe", || {
         let audit_log = control.audit_log().display().to_string();
-        let flags = ["--audit-log", &audit_log, "--cluster-node-cidr", NODES, "--pod-cidr", POD_NETWORK];
+        let flags =
+            ["--audit-log", &audit_log, "--probe", "on", "--cluster-node-cidr", NODES, "--pod-cidr", POD_NETWORK];
         let flags = flags.into_iter().chain(["--trusted-cidr", TRUSTED_NETWORK]).map(str::to_owned).collect::<Vec<_>>();
         Monitor::start(&mut control.lab, &binary, &flags)
     })?;

@@ -89,7 +89,8 @@ fn anonymous(walk: &mut Walk) -> Result<()> {
          everything else is refused. This is the setting to have.\n```yaml\napiVersion: apiserver.config.k8s.io/v1\n\
          kind: AuthenticationConfiguration\nanonymous:\n  enabled: true\n  conditions:\n  - path: /livez\n  - path: /readyz\n  - path: /healthz\n```",
     );
-    walk.server(CURRENT, &["--authentication-config=conditions.yaml"])?;
+    let file = walk.control.lab.directory().join("conditions.yaml");
+    walk.server(CURRENT, &[&format!("--authentication-config={}", file.display())])?;
     walk.act(&curl(Host::Outside, "curl -k https://192.168.56.10:6443/api/v1/namespaces", "401"))?;
     walk.act(&curl(Host::ControlPlane, "curl -k -A kube-probe/1.37 https://192.168.56.10:6443/livez", "200"))?;
     walk.shows(&["203.0.113.7 first_request=refused", "192.168.56.10 first_request=anonymous"])?;

@@ -20,6 +20,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// 1 for each finding of the API server's configuration.
 const FINDING: &str = "api_exposure_configuration_finding";
 
+/// How long a finding may take: the monitor looks at the configuration again once a minute.
+const LOOKED_AGAIN: Duration = Duration::from_secs(75);
+
 /// Counters whose increase is told, with the labels that are told.
 const COUNTERS: [(&str, &[&str]); 5] = [
     ("api_exposure_anonymous_requests_total", &["source", "verb", "path_class", "decision", "evidence"]),
@@ -177,7 +180,7 @@ impl Walk {
             println!("      this monitor has no {FINDING}: findings are left out");
             return Ok(());
         }
-        let waited = interrupt::wait_for("the findings", PATIENCE, || {
+        let waited = interrupt::wait_for("the findings", LOOKED_AGAIN, || {
             let found = self.found()?;
             let right =
                 wanted.iter().all(|name| found.contains(*name)) && !not.iter().any(|name| found.contains(*name));
