@@ -58,6 +58,7 @@ fn looked_at(cluster: &Cluster, release: &Release<'_>) -> Result<()> {
     said("the cluster is known from the Kubernetes API", || sight::knows_the_cluster(cluster))?;
     said("pods, nodes and an outside host are told apart", || sight::sources(cluster))?;
     said("the audit log is followed", || sight::audit(cluster, release))?;
+    said("the API server is probed in its static pod", || sight::probed(cluster, release))?;
     said("helm upgrade, rollout restart", || life::restarts(cluster, release))?;
     said("killed: what is left of it is taken away at the next start", || life::killed(cluster, release))?;
     said("a node is drained: the monitor stays", || life::drained(cluster, release))?;

@@ -117,6 +117,21 @@ pub fn audit(cluster: &Cluster, release: &Release<'_>) -> Result<()> {
     })
 }
 
+/// The probe, by a value of the chart: the API server's process is found in its static pod, and tells an anonymous request.
+pub fn probed(cluster: &Cluster, release: &Release<'_>) -> Result<()> {
+    let first = cluster.first();
+    release.upgrade(&["probe.enabled=true"])?;
+    interrupt::wait_for("the probe", PATIENCE, || {
+        let labels = [("component", "kube_apiserver")];
+        Ok((scrape(first)?.sum("api_exposure_probe_attached", &labels) == 1).then_some(()))
+    })?;
+    outside(cluster, &format!("https://{}:6443/api/v1/secrets", first.ip))?;
+    interrupt::wait_for("the anonymous request in the API server", PATIENCE, || {
+        let labels = [("evidence", "probe"), ("source", "public"), ("path_class", "secret")];
+        Ok((scrape(first)?.sum("api_exposure_anonymous_requests_total", &labels) == 1).then_some(()))
+    })
+}
+
 /// When the pod's process began, in seconds since 1970.
 pub fn started(node: &Node) -> Result<u64> {
     Ok(scrape(node)?.sum("process_start_time_seconds", &[]))
