@@ -1,14 +1,14 @@
-//! From an attack to the right page: a real Prometheus finds the pods by their annotations, evaluates the chart's own
-//! rules, and a real Alertmanager hands what fires to a webhook.
+//! From an attack to the right page: a real Prometheus scrapes the pods where their annotations say, evaluates the chart's
+//! own rules, and a real Alertmanager hands what fires to a webhook.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::network::OUTSIDE;
 use super::release::Release;
@@ -85,7 +85,10 @@ impl<'a> Watching<'a> {
         let local = ["--web.listen-address=127.0.0.1:9093", "--cluster.listen-address="];
         watching.run("prometheus-alertmanager", &[&config, &storage, local[0], local[1]])?;
         fs::write(folder.join("rules.yaml"), release.rules(&SOONER)?).context("cannot write rules.yaml")?;
-        fs::write(folder.join("prometheus.yaml"), prometheus(cluster, &file("rules.yaml")))?;
+        let pods = cluster.first().kubectl(&["get", "pods", "--all-namespaces", "--output", "json"])?;
+        let pods = serde_json::from_str(&pods).context("kubectl gives no JSON")?;
+        fs::write(folder.join("targets.json"), targets(&pods).to_string()).context("cannot write targets.json")?;
+        fs::write(folder.join("prometheus.yaml"), prometheus(&file("targets.json"), &file("rules.yaml")))?;
         let config = format!("--config.file={}", file("prometheus.yaml"));
         let storage = format!("--storage.tsdb.path={}", file("data"));
         watching.run("prometheus", &[&config, &storage, "--web.listen-address=127.0.0.1:9090"])?;
@@ -235,20 +238,32 @@ impl Drop for Ending {
     }
 }
 
-/// The usual configuration for pods with the prometheus.io annotations, and the name of the node for our rules.
-fn prometheus(cluster: &Cluster, rules: &str) -> String {
-    let kubeconfig = Path::new(cluster.first().state()).join("admin.conf");
+/// Debian's Prometheus is built without discovery by the Kubernetes API: it gets the addresses that the pods' annotations
+/// name, as that discovery would make them, and the name of the node for our rules.
+fn prometheus(targets: &str, rules: &str) -> String {
     format!(
         "global: {{scrape_interval: 2s, scrape_timeout: 2s, evaluation_interval: 2s}}\n\
          rule_files: ['{rules}']\n\
          alerting: {{alertmanagers: [{{static_configs: [{{targets: ['127.0.0.1:9093']}}]}}]}}\n\
          scrape_configs:\n\
          - job_name: prometheus\n  static_configs: [{{targets: ['127.0.0.1:9090']}}]\n\
-         - job_name: pods\n  kubernetes_sd_configs: [{{role: pod, kubeconfig_file: '{}'}}]\n  relabel_configs:\n  \
-         - {{source_labels: [__meta_kubernetes_pod_annotation_prometheus_io_scrape], regex: 'true', action: keep}}\n  \
-         - {{source_labels: [__meta_kubernetes_pod_annotation_prometheus_io_path], regex: '(.+)', target_label: __metrics_path__}}\n  \
-         - {{source_labels: [__meta_kubernetes_pod_ip, __meta_kubernetes_pod_annotation_prometheus_io_port], regex: '(.+);(.+)', replacement: '$1:$2', target_label: __address__}}\n  \
-         - {{source_labels: [__meta_kubernetes_pod_node_name], target_label: node}}\n",
-        kubeconfig.display()
+         - job_name: pods\n  file_sd_configs: [{{files: ['{targets}']}}]\n"
     )
+}
+
+/// What the annotations prometheus.io/scrape, /port and /path of pods say, in the form that Prometheus reads files in.
+fn targets(pods: &Value) -> Value {
+    let annotation = |pod: &Value, name: &str| {
+        let annotations = pod.pointer("/metadata/annotations");
+        annotations.and_then(|all| all.get(format!("prometheus.io/{name}"))).and_then(Value::as_str).map(str::to_owned)
+    };
+    let pods = pods.get("items").and_then(Value::as_array).into_iter().flatten();
+    let targets = pods.filter(|pod| annotation(pod, "scrape").as_deref() == Some("true")).filter_map(|pod| {
+        let address = pod.pointer("/status/podIP")?.as_str()?;
+        let node = pod.pointer("/spec/nodeName")?.as_str()?;
+        let path = annotation(pod, "path").unwrap_or_else(|| "/metrics".to_owned());
+        let target = format!("{address}:{}", annotation(pod, "port")?);
+        Some(json!({ "targets": [target], "labels": { "node": node, "__metrics_path__": path } }))
+    });
+    Value::Array(targets.collect())
 }
