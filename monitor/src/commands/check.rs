@@ -95,6 +95,11 @@ pub fn run(args: &CheckArgs, settings: Settings) -> anyhow::Result<()> {
     out.flush()?;
     let failed = findings.iter().filter(|finding| finding.status == Status::Failed).count();
     anyhow::ensure!(failed == 0, "{failed} of {} checks failed", findings.len());
+    // A script that asks for nothing else must not take silence for a pass.
+    anyhow::ensure!(
+        !args.configuration_only || !report.subjects.is_empty(),
+        "no API server's configuration could be judged: see the lines above"
+    );
     configuration::judge(&report, Severity::from_label(&args.fail_on))
 }
 

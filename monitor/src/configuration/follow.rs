@@ -89,8 +89,12 @@ impl Known {
             .collect();
         let mut changes: Vec<Finding> =
             now.iter().filter(|(key, _)| !self.0.contains_key(key)).map(|(_, finding)| finding.clone()).collect();
-        let closed = self.0.iter().filter(|(key, _)| !now.contains_key(key));
-        changes.extend(closed.map(|(_, finding)| Finding { found: false, advice: None, ..finding.clone() }));
+        // Only what was judged to be fine is closed: an API server that is gone, or that cannot be read now, is not.
+        let judged: HashMap<_, _> =
+            report.findings.iter().map(|finding| ((finding.kind, finding.subject.as_str()), finding.found)).collect();
+        let closed =
+            self.0.values().filter(|finding| judged.get(&(finding.kind, finding.subject.as_str())) == Some(&false));
+        changes.extend(closed.map(|finding| Finding { found: false, advice: None, ..finding.clone() }));
         changes.sort_by(|one, other| (one.kind, &one.subject).cmp(&(other.kind, &other.subject)));
         self.0 = now;
         changes

@@ -15,13 +15,18 @@ pub fn judge(process: u32, words: &[String]) -> Option<Finding> {
     if !(name == "kubectl" || name.starts_with("kubectl-") || name == "oc") {
         return None;
     }
-    // The first word that is neither a flag nor a flag's value is the command; the values of global flags may come first.
-    if !rest.iter().any(|word| word == "proxy") {
+    if command(rest)? != "proxy" {
         return None;
     }
     let arguments = Arguments::read(rest.iter().map(String::as_str));
     let address = arguments.get("address").unwrap_or("127.0.0.1");
-    let beyond = address.parse().is_ok_and(|ip: IpAddr| !ip.is_loopback()) && arguments.get("unix-socket").is_none();
+    // Go's net.Listen: an empty host is every address, and one of IPv6 stands in brackets. What is no address is a name,
+    // of which nothing is known but that `localhost` is this machine.
+    let loopback = match address.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
+        Ok(ip) => ip.is_loopback(),
+        Err(_) => address == "localhost",
+    };
+    let beyond = !loopback && arguments.get("unix-socket").is_none();
     let port = short(rest, "-p").or(arguments.get("port")).unwrap_or("8001");
     let kind = FindingKind::KubectlProxyExposed;
     Some(Finding {
@@ -36,6 +41,46 @@ pub fn judge(process: u32, words: &[String]) -> Option<Finding> {
         },
         advice: beyond.then(|| kind.advice()),
     })
+}
+
+/// Global flags of kubectl that take the next word as their value (`kubectl options`, Kubernetes 1.37).
+const WITH_VALUES: [&str; 22] = [
+    "-n",
+    "--namespace",
+    "-s",
+    "--server",
+    "-v",
+    "--v",
+    "--kubeconfig",
+    "--context",
+    "--cluster",
+    "--user",
+    "--token",
+    "--as",
+    "--as-group",
+    "--as-uid",
+    "--cache-dir",
+    "--certificate-authority",
+    "--client-certificate",
+    "--client-key",
+    "--request-timeout",
+    "--tls-server-name",
+    "--profile",
+    "--profile-output",
+];
+
+/// The command: the first word that is neither a flag nor a flag's value.
+fn command(words: &[String]) -> Option<&str> {
+    let mut words = words.iter();
+    while let Some(word) = words.next() {
+        if !word.starts_with('-') {
+            return Some(word);
+        }
+        if WITH_VALUES.contains(&word.as_str()) {
+            words.next();
+        }
+    }
+    None
 }
 
 /// The value of a flag of one letter: `-p 8080`, `-p=8080` or `-p8080`.
@@ -58,7 +103,11 @@ mod tests {
             ("kubectl proxy -p", Some(false)),
             ("/usr/bin/kubectl --kubeconfig /a proxy --port=8080 --address=0.0.0.0 --accept-hosts=.*", Some(true)),
             ("kubectl proxy --address 192.0.2.7 -p 9000", Some(true)),
-            ("kubectl proxy --address=::", Some(true)),
+            ("kubectl proxy --address=[::]", Some(true)),
+            ("kubectl proxy --address=", Some(true)),
+            ("kubectl proxy --address=localhost", Some(false)),
+            ("kubectl -n proxy port-forward --address=0.0.0.0 pod/a 1", None),
+            ("kubectl -n default proxy --address=0.0.0.0", Some(true)),
             ("kubectl proxy --address=::1", Some(false)),
             ("kubectl proxy --address=0.0.0.0 --unix-socket=/run/x", Some(false)),
             ("kubectl get pods", None),

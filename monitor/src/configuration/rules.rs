@@ -152,9 +152,13 @@ fn insecure_port(server: &Server, _: SystemTime) -> Verdict {
     let said = arguments.get("insecure-port");
     if server.release.is_none_or(|release| release >= Release::minor(20)) {
         // Where the release is not known, a port that is named is one of a release that opens it.
-        return match (server.release, said) {
-            (None, Some(port)) if port != "0" => Found(format!("flag --insecure-port={port}")),
-            _ => Fine(format!("{} has no insecure port", of(server))),
+        return match (server.release, said, arguments.get("insecure-bind-address")) {
+            (Some(_), ..) => Fine(format!("{} has no insecure port", of(server))),
+            (None, Some("0"), _) => Fine("flag --insecure-port=0".to_owned()),
+            (None, Some(port), _) => Found(format!("flag --insecure-port={port}")),
+            (None, None, Some(address)) => Found(format!("flag --insecure-bind-address={address}")),
+            // It may be one of before 1.20, where the absent flag means 8080.
+            (None, None, None) => Silent,
         };
     }
     let address = arguments.get("insecure-bind-address").unwrap_or("127.0.0.1");

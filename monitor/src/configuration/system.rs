@@ -93,7 +93,7 @@ fn processes(places: &Places, report: &mut Report) -> Vec<rules::Server> {
         // Gone since it was found.
         let Some(words) = process::command_line(&folder) else { continue };
         let arguments = Arguments::read(words.iter().skip(1).map(String::as_str));
-        servers.push(with_files(subject, arguments, release(&server.path), &folder.join("root"), report));
+        servers.push(with_files(subject, arguments, release(&server.path), &folder, report));
     }
     report.findings.extend(proxies(&places.proc));
     servers
@@ -154,7 +154,7 @@ fn manifest(places: &Places, report: &mut Report) -> Option<rules::Server> {
         Ok(container) => {
             let words = container.command.iter().chain(&container.args).skip(1);
             let arguments = Arguments::read(words.map(String::as_str));
-            Some(with_files(subject, arguments, Release::of_image(&container.image), Path::new("/"), report))
+            Some(with_files(subject, arguments, Release::of_image(&container.image), Path::new("/proc/self"), report))
         }
         Err(why) => {
             report.unreadable.push((Source::Manifest, format!("{}: {why}", path.display())));
@@ -176,17 +176,17 @@ fn pod(bytes: &[u8]) -> Result<Container, String> {
         .ok_or_else(|| "none of its containers is a kube-apiserver".to_owned())
 }
 
-/// Adds the files that the command line names, as they are seen below `root`.
+/// Adds the files that the command line names, as the process in this folder of `/proc` sees them.
 fn with_files(
     subject: String,
     arguments: Arguments,
     release: Option<Release>,
-    root: &Path,
+    process: &Path,
     report: &mut Report,
 ) -> rules::Server {
     let mut named = |flag: &str, source: Source| -> Option<Result<(Vec<u8>, String), ()>> {
         let path = arguments.get(flag).filter(|path| !path.is_empty())?;
-        match read(&below(root, path)) {
+        match read(&seen_by(process, path)) {
             Ok(bytes) => Some(Ok((bytes, path.to_owned()))),
             Err(why) => {
                 report.unreadable.push((source, format!("{subject}: {path}: {why}")));
@@ -224,10 +224,12 @@ fn with_files(
     rules::Server { subject, arguments, release, authentication, certificate }
 }
 
-/// A path of another root. A process whose working directory is not `/` and that names a file without a leading slash is
-/// none that runs as a static pod.
-fn below(root: &Path, path: &str) -> PathBuf {
-    root.join(path.trim_start_matches('/'))
+/// A path as a process sees it: below its root, or from where it works.
+fn seen_by(process: &Path, path: &str) -> PathBuf {
+    match path.strip_prefix('/') {
+        Some(rest) => process.join("root").join(rest.trim_start_matches('/')),
+        None => process.join("cwd").join(path),
+    }
 }
 
 /// A regular file, as far as it is read; in words what is wrong.

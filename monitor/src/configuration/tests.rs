@@ -54,7 +54,9 @@ fn each_rule_by_flags_and_release() {
         (InsecurePort, 20, "--insecure-port=0", fine),
         (InsecurePort, 37, "", fine),
         (InsecurePort, 0, "--insecure-port=8080", found(High)),
-        (InsecurePort, 0, "", fine),
+        (InsecurePort, 0, "--insecure-port=0", fine),
+        (InsecurePort, 0, "--insecure-bind-address=0.0.0.0", found(High)),
+        (InsecurePort, 0, "", None),
         (AuthorizationAlwaysAllow, 37, "", found(Critical)),
         (AuthorizationAlwaysAllow, 37, "--authorization-mode=Node,AlwaysAllow", found(Critical)),
         (AuthorizationAlwaysAllow, 37, "--authorization-mode=Node,RBAC", fine),
@@ -167,6 +169,9 @@ fn what_appears_and_what_is_closed_is_told_once() {
     let closed = report(
         "--authorization-mode=RBAC --profiling=false --enable-admission-plugins=NodeRestriction --anonymous-auth=false",
     );
+    let mut gone = Known::default();
+    assert_eq!(gone.changes(&open).len(), 1);
+    assert_eq!(gone.changes(&Report::default()), [], "a server that is gone is not closed");
     let told = known.changes(&closed);
     assert!(told.len() == 1 && !told[0].found && told[0].advice.is_none(), "{told:?}");
 }
