@@ -68,7 +68,12 @@ fn anonymous(walk: &mut Walk) -> Result<()> {
     walk.act(&curl(Host::ControlPlane, "curl -k https://127.0.0.1:6443/api/v1/namespaces", "403"))?;
     walk.act(&curl(Host::Outside, "curl -k https://192.168.56.10:6443/api/v1/namespaces", "403"))?;
     walk.act(&curl(Host::ControlPlane, "curl -k -A kube-probe/1.37 https://192.168.56.10:6443/livez", "200"))?;
-    walk.shows(&["203.0.113.7 client_certificate=absent first_request=anonymous", "external_source"])?;
+    walk.shows(&[
+        "203.0.113.7 client_certificate=absent first_request=anonymous",
+        "external_source",
+        "203.0.113.7 GET /api/v1/namespaces denied (probe)",
+        "anonymous_requests_total source=\"public\" decision=\"denied\" evidence=\"audit\"",
+    ])?;
     walk.finds(&["anonymous_auth_enabled"], &[])?;
 
     walk.say("### Nobody: `--anonymous-auth=false`");
@@ -80,7 +85,10 @@ fn anonymous(walk: &mut Walk) -> Result<()> {
     walk.server(CURRENT, &["--anonymous-auth=false"])?;
     walk.act(&curl(Host::Outside, "curl -k https://192.168.56.10:6443/api/v1/namespaces", "401"))?;
     walk.act(&curl(Host::ControlPlane, "curl -k -A kube-probe/1.37 https://192.168.56.10:6443/livez", "401"))?;
-    walk.shows(&["203.0.113.7 client_certificate=absent first_request=refused"])?;
+    walk.shows(&[
+        "203.0.113.7 client_certificate=absent first_request=refused",
+        "unauthenticated_responses_total source=\"public\"",
+    ])?;
     walk.finds(&[], &["anonymous_auth_enabled", "anonymous_conditions"])?;
 
     walk.say("### The health paths only: conditions");
