@@ -6,6 +6,7 @@ use core::mem::MaybeUninit;
 
 use aya_ebpf::{
     EbpfContext as _,
+    bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
     helpers::{
         bpf_get_current_pid_tgid,
         generated::{bpf_ktime_get_ns, bpf_probe_read_user},
@@ -13,7 +14,7 @@ use aya_ebpf::{
     macros::uprobe,
     programs::ProbeContext,
 };
-use monitor_common::{HitHeader, HitKind, HitRecord, LossReason, ProbeLayout, Unread};
+use monitor_common::{HitHeader, HitKind, HitRecord, LossReason, ProbeLayout, Unread, limits};
 
 use crate::maps::{HIT_LOSSES, HITS, PROBE_LAYOUT};
 use crate::programs::count;
@@ -101,7 +102,7 @@ fn entered(context: &ProbeContext, layout: &ProbeLayout) {
     }
     // SAFETY: as above.
     unsafe { (&raw mut (*record).header).write(header) };
-    entry.submit(0);
+    entry.submit(wakeup());
 }
 
 #[inline(always)]
@@ -113,7 +114,16 @@ fn answered(context: &ProbeContext, layout: &ProbeLayout) {
     let mut header = header(context, layout, HitKind::Answered);
     header.accepted = u8::from(register::<{ register::SECOND }>(context) as u8 != 0);
     entry.write(header);
-    entry.submit(0);
+    entry.submit(wakeup());
+}
+
+/// Whether user space is told. To wake it costs the API server's thread an interrupt of its own CPU, several times what all
+/// else here costs; user space looks by itself often enough for all but a burst.
+#[inline(always)]
+fn wakeup() -> u64 {
+    let pending = HITS.query(u64::from(BPF_RB_AVAIL_DATA));
+    let flag = if pending > u64::from(limits::HIT_RING_BYTES) / 4 { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP };
+    u64::from(flag)
 }
 
 #[inline(always)]

@@ -27,8 +27,8 @@ const LOOK: Duration = Duration::from_secs(3);
 /// A probe that cannot start is tried again so often.
 const RETRY: Duration = Duration::from_secs(60);
 
-/// Whether the end was asked for is looked at so often.
-const POLL: Duration = Duration::from_millis(200);
+/// Hits, and whether the end was asked for, are looked at so often: only a burst of hits wakes us.
+const POLL: Duration = Duration::from_millis(50);
 
 /// An API server that was found is tested so often; one that failed, the second time.
 const TEST: Duration = Duration::from_secs(600);

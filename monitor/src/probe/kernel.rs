@@ -69,7 +69,7 @@ impl Kernel {
         &mut self.hits
     }
 
-    /// A descriptor that is readable when there are hits.
+    /// A descriptor that is readable when there are hits, as of when it is asked: nobody is woken for less than a burst.
     pub fn readable(&self) -> RawFd {
         self.hits.as_raw_fd()
     }
